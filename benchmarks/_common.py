@@ -1,0 +1,62 @@
+"""What the benchmarks share: where the data are, and how results are kept."""
+
+import gzip
+import os
+import platform
+import sys
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def data_folder() -> Path:
+    """Return the folder of benchmark data, from $NARROWS_DATA."""
+    folder = os.environ.get("NARROWS_DATA")
+    if not folder:
+        sys.exit("Set NARROWS_DATA to the folder with the benchmark data.")
+    return Path(folder)
+
+
+def fashion_mnist(part: str) -> np.ndarray:
+    """Return Fashion-MNIST's images of a part ("train", "t10k"), ``(n, 28, 28)`` uint8."""
+    path = data_folder() / "fashion_mnist" / f"{part}-images-idx3-ubyte.gz"
+    content = gzip.decompress(path.read_bytes())
+    return np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28)
+
+
+def machine() -> str:
+    """Return date, machine and versions in one line."""
+    cpu = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    return (
+        f"{date.today()}; {cpu}, {os.cpu_count()} cores, shared; Python "
+        f"{platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}"
+    )
+
+
+class Record:
+    """Prints lines and keeps them as ``results/<name>.md`` when all is done."""
+
+    def __init__(self, name: str, title: str) -> None:
+        self.path = RESULTS / f"{name}.md"
+        self.lines: list[str] = []
+        self(f"# {title}\n\n{machine()}\n")
+
+    def __call__(self, line: str = "") -> None:
+        """Print a line and remember it."""
+        print(line, flush=True)
+        self.lines.append(line)
+
+    def keep(self) -> None:
+        """Write the file."""
+        self.path.write_text("\n".join(self.lines) + "\n")

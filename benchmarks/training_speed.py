@@ -1,0 +1,184 @@
+"""Training throughput beside the tutorial's loop (DataLoader, Adam, loss.item()) on equal nets.
+
+Each workload runs both in turn, several times; the table has the medians and the ratio pair by
+pair, which holds on a machine whose speed drifts.
+
+    python benchmarks/training_speed.py [--pairs 7] [--threads 2] [W1 W2 W5]
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from _common import Record
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from narrows import Autoencoder
+
+EPOCHS = 3
+
+
+class Workload(NamedTuple):
+    """A net as the tutorial writes it, the same net as fields of ours, and its data."""
+
+    text: str
+    target: float
+    net: Callable[[], nn.Module]
+    loss: Callable[[Tensor, Tensor], Tensor]
+    fields: dict[str, Any]
+    shape: tuple[int, int]
+    batch_size: int
+
+
+def dense(*sizes: int, last: type[nn.Module] = nn.Identity) -> list[nn.Module]:
+    """Linear layers with ReLU between them."""
+    layers = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]
+    return [*layers[:-1], last()]
+
+
+def deep() -> nn.Module:
+    """784-128-64-12-3-12-64-128-784."""
+    return nn.Sequential(*dense(784, 128, 64, 12, 3), *dense(3, 12, 64, 128, 784, last=nn.Sigmoid))
+
+
+def shallow() -> nn.Module:
+    """784-32-784."""
+    return nn.Sequential(nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 784), nn.Sigmoid())
+
+
+def table() -> nn.Module:
+    """30-64-32-64-30 with batch normalisation and dropout in the hidden layers."""
+
+    def hidden(a: int, b: int) -> list[nn.Module]:
+        return [nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU(), nn.Dropout(0.2)]
+
+    return nn.Sequential(*hidden(30, 64), nn.Linear(64, 32), *hidden(32, 64), nn.Linear(64, 30))
+
+
+# The tutorial's optimizer: Adam at a constant rate, without decay or clipping.
+TUTORIAL = {
+    "learning_rate": 1e-3,
+    "schedule": "constant",
+    "warmup": 0.0,
+    "weight_decay": 0.0,
+    "gradient_clip": None,
+}
+TABLE = {
+    "hidden": (64,),
+    "latent_dim": 32,
+    "activation": "relu",
+    "batch_norm": True,
+    "dropout": 0.2,
+}
+WORKLOADS = {
+    "W1": Workload(
+        "784-128-64-12-3-…, sigmoid, squared error, batch 256",
+        1.4,
+        deep,
+        F.mse_loss,
+        {
+            "hidden": (128, 64, 12),
+            "latent_dim": 3,
+            "activation": "relu",
+            "output_activation": "sigmoid",
+        },
+        (30_000, 784),
+        256,
+    ),
+    "W2": Workload(
+        "784-32-784, binary cross-entropy, batch 256",
+        2.0,
+        shallow,
+        F.binary_cross_entropy,
+        {"hidden": (), "latent_dim": 32, "code_activation": "relu", "likelihood": "bernoulli"},
+        (30_000, 784),
+        256,
+    ),
+    "W5": Workload(
+        "30-64-32-64-30, batch norm, dropout 0.2, batch 1024",
+        1.8,
+        table,
+        F.mse_loss,
+        TABLE,
+        (100_000, 30),
+        1024,
+    ),
+}
+
+
+def tutorial(workload: Workload, X: np.ndarray) -> tuple[list[float], int]:
+    """Train as a tutorial does; return the seconds of each epoch and the number of parameters."""
+    net = workload.net()
+    data = TensorDataset(torch.from_numpy(X))
+    loader = DataLoader(data, batch_size=workload.batch_size, shuffle=True)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    seconds = []
+    for _ in range(EPOCHS):
+        start, total = time.perf_counter(), 0.0
+        for (x,) in loader:
+            loss = workload.loss(net(x), x)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+        seconds.append(time.perf_counter() - start)
+    return seconds, sum(p.numel() for p in net.parameters())
+
+
+def ours(workload: Workload, X: np.ndarray, threads: int) -> tuple[list[float], int]:
+    """Train with `fit` as the user calls it, validation off."""
+    model = Autoencoder(
+        **workload.fields,
+        batch_size=workload.batch_size,
+        epochs=EPOCHS,
+        **TUTORIAL,
+        scaling="none",
+        validation=0.0,
+        threads=threads,
+        verbose=0,
+    ).fit(X)
+    parameters = sum(p.numel() for p in model.net_.parameters())
+    return [row["seconds"] for row in model.history_], parameters
+
+
+def main() -> None:
+    """Run the workloads and keep the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("workloads", nargs="*", default=list(WORKLOADS))
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    record = Record("training_speed", "Training speed beside the tutorial's loop")
+    record(f"{arguments.threads} threads, {arguments.pairs} pairs of {EPOCHS} epochs, medians.\n")
+    record("| workload | tutorial ms/step | narrows ms/step | ratio (range) | wanted |")
+    record("|---|---|---|---|---|")
+    for name in arguments.workloads:
+        workload = WORKLOADS[name]
+        X = np.random.default_rng(0).random(workload.shape, dtype=np.float32)
+        steps = -(-len(X) // workload.batch_size)
+        pairs = []
+        for _ in range(arguments.pairs):
+            theirs, size = tutorial(workload, X)
+            mine, own_size = ours(workload, X, arguments.threads)
+            if size != own_size:
+                raise SystemExit(f"{name}: the nets differ, {size} and {own_size} parameters.")
+            pairs.append((median(theirs), median(mine)))
+        ratios = sorted(a / b for a, b in pairs)
+        a, b = (1e3 * median(column) / steps for column in zip(*pairs, strict=True))
+        record(
+            f"| {name}: {workload.text} | {a:.2f} | {b:.2f} | **{median(ratios):.2f}** "
+            f"({ratios[0]:.2f}–{ratios[-1]:.2f}) | ≥ {workload.target} |"
+        )
+    record.keep()
+
+
+if __name__ == "__main__":
+    main()

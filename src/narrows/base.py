@@ -1,0 +1,443 @@
+"""The estimator: fields are parameters; fit, transform, reconstruct, score, sample, save."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Self, Unpack
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import Tags, check_array
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from narrows import checkpoint
+from narrows.data.modalities import Modality
+from narrows.data.sources import Batch, InMemory
+from narrows.density import Mixture
+from narrows.errors import DataError, ParameterError
+from narrows.fitting import FitOptions, assemble, check_options, epochs, sources, start_output
+from narrows.metrics.health import Diagnosis, diagnose
+from narrows.net import Move, Net, Step, Terms, forms, outline
+from narrows.parts.latents import Latent
+from narrows.progress import Display
+from narrows.runtime import choose_threads, resolve_device, seeded, threads
+from narrows.settings import Settings
+from narrows.storage import load_model, save_model, versions
+from narrows.training import Training
+
+__all__ = ["MODELS", "BaseAutoencoder", "load", "register"]
+
+Array = NDArray[np.float32]
+MODELS: dict[str, type["BaseAutoencoder"]] = {}
+"""Every estimator by its class name."""
+SLICE = 1024
+"""Samples that pass through the net at once after training."""
+REMEMBERED = 10_000
+"""Training codes that are kept, for a density over codes and for `diagnose`."""
+
+
+def register(cls: type["BaseAutoencoder"]) -> type["BaseAutoencoder"]:
+    """Make an estimator known by its class name to `narrows.load` and `narrows models`."""
+    MODELS[cls.__name__] = cls
+    return cls
+
+
+def load(path: str | Path) -> "BaseAutoencoder":
+    """Return the fitted estimator in a folder that `save` wrote; nothing is unpickled.
+
+    Raises:
+        ModelFileError: the folder is missing, damaged, of a newer format or an unknown class.
+    """
+    return load_model(path, MODELS)
+
+
+class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Settings):
+    """Base of every autoencoder: encoder -> latent -> decoder -> likelihood.
+
+    A variant overrides, from commonest to rarest, `latent`, `objective`, `build` or `losses`. The
+    parameters are in `Settings`.
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if not cls.__name__.startswith("_"):
+            register(cls)
+
+    # -- what a variant may override -----------------------------------------------------------
+
+    def latent(self) -> Latent:
+        """Return the layer between encoder and decoder."""
+        raise NotImplementedError
+
+    def objective(self, step: Step) -> Terms:
+        """Return the named terms of the loss, from one pass."""
+        return {"nll": step.nll, **step.charges}
+
+    def build(self, modality: Modality) -> Net:
+        """Return a new net for data of this modality."""
+        return assemble(self, modality)
+
+    def losses(self, batch: Batch) -> Iterator[Move]:
+        """Yield the players' moves on a batch, in order; each is made before the next is asked."""
+        step = self.net_(batch)
+        yield Move("autoencoder", self.objective(step), step)
+
+    def prepare(self, source: InMemory) -> None:
+        """Look at the training samples before the first step; nothing by default."""
+
+    def after_epoch(self) -> None:
+        """Act at the end of an epoch; nothing by default."""
+
+    def after_fit(self, codes: Array) -> None:
+        """Act on the codes of the training samples; nothing by default."""
+
+    # -- what a user calls ---------------------------------------------------------------------
+
+    def fit(self, X: Any, y: Any = None, **options: Unpack[FitOptions]) -> Self:
+        """Learn from X.
+
+        Args:
+            X: samples in their own form: ``(n, d)``, images, a data frame.
+            y: ignored; scikit-learn's convention.
+            **options: see `FitOptions`.
+
+        Returns:
+            The estimator, with `net_`, `modality_`, `history_` (one row an epoch), `codes_` (of
+            training samples), `held_out_` (rows of X) and `n_iter_` (epochs). A row holds each
+            term of the loss as it was weighed (so "kl" is beta * KL), and "mse" in the model's
+            units, from about 16 batches of the epoch.
+
+        Raises:
+            ParameterError: a parameter cannot work.
+            DataError: X cannot be used.
+            TrainingError: the loss became infinite or not a number.
+        """
+        del y
+        self.check_parameters()
+        check_options(options)
+        if options.get("resume") and self.seed is None:
+            raise ParameterError("resume=True needs a seed: with None, every run is another one.")
+        folder, resume = options.pop("checkpoint", None), options.pop("resume", False)
+        device = resolve_device(self.device)
+        with self._unharmed(), seeded(self.seed, device) as seed:
+            self.__dict__.pop("_partial", None)
+            source, held = self._start(
+                X, device, seed, self.warm_start, self.validation, **options
+            )
+            training = Training(self, source, held, epochs(self, source), seed)
+            if folder is not None:
+                checkpoint.begin(Path(folder), training, bool(resume))
+            with Display(type(self).__name__, training.epochs, self.verbose) as display:
+
+                def report(training: Training) -> None:
+                    display(training)
+                    if folder is not None:
+                        checkpoint.save(Path(folder), training)
+
+                with threads(self._threads(source)):
+                    training.run(report)
+            self._finish(training)
+        return self
+
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> Self:
+        """Make one pass over X at a constant learning rate; the first call learns the modality.
+
+        The optimizer's state lasts from call to call. Nothing is held out.
+        """
+        del y
+        self.check_parameters()
+        device = resolve_device(self.device)
+        with self._unharmed(), seeded(self.seed, device) as seed:
+            source, _ = self._start(X, device, seed, True, 0.0, sample_weight=sample_weight)
+            training = Training(self, source, None, None, seed)
+            if before := self.__dict__.get("_partial"):
+                training.load(*before)
+            torch.manual_seed(seed + training.epoch)
+            with threads(self._threads(source)):
+                training.run_epoch()
+            self._finish(training)
+            self._partial = training.snapshot()
+        return self
+
+    def transform(self, X: Any) -> Array:
+        """Return the deterministic codes ``(n, code size)``: the posterior's mean for a VAE."""
+        return self._map(X, lambda batch: self.net_.code(batch).flatten(1)).numpy()
+
+    def inverse_transform(self, Z: ArrayLike) -> Any:
+        """Return E[x | z] of codes ``(n, code size)`` in the type, shape and units of the data."""
+        check_is_fitted(self)
+        shape = self.net_.latent.code_shape
+        codes = check_array(Z, dtype=np.float32, input_name="Z", estimator=self)
+        if codes.shape[1] != int(np.prod(shape)):
+            raise DataError(
+                f"Z has {codes.shape[1]} values a row, but the code of {type(self).__name__} has "
+                f"{int(np.prod(shape))}. Give codes as `transform` returns them."
+            )
+        return self.modality_.decode(self._decode(torch.tensor(codes).view(-1, *shape)))
+
+    def reconstruct(self, X: Any) -> Any:
+        """Return what the model makes of X, in X's own type, shape and units; deterministic."""
+        check_is_fitted(self)
+
+        def mean(batch: Batch) -> Tensor:
+            return self.net_.likelihood.mean(self.net_(batch).out)
+
+        return self.modality_.decode(self._map(X, mean), like=X)
+
+    def score_samples(self, X: Any) -> Array:
+        """Return a score of each sample in nats, ``(n,)``: higher = more normal.
+
+        With a prior over codes it is the ELBO, -nll - KL, a lower bound on log p(x); its
+        expectation is taken over `score_draws` codes whose noise is the same for every sample.
+        For point codes it is -nll, which bounds nothing. Gaussian and Laplace likelihoods are
+        densities of X in its own units; the Bernoulli's is none.
+        """
+        check_is_fitted(self)
+        noise = None
+        if self.score_draws:
+            generator = torch.Generator().manual_seed(0)
+            shape = (self.score_draws, *self.net_.latent.code_shape)
+            noise = torch.randn(shape, generator=generator).to(self._device())
+        return self._map(X, lambda batch: self.net_.elbo(batch, noise)).numpy()
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Return the mean of `score_samples`."""
+        del y
+        return float(self.score_samples(X).mean(dtype=np.float64))
+
+    def sample(
+        self, n: int = 1, *, seed: int | None = 0, density: bool | None = None, noise: bool = False
+    ) -> Any:
+        """Return n new samples in the type, shape and units of the data.
+
+        Args:
+            n: how many.
+            seed: the same seed gives the same samples; None gives new ones.
+            density: draw codes from a Gaussian mixture fitted to the training codes (Ghosh et
+                al., 2020) instead of the prior; None does so where there is no prior.
+            noise: draw from the likelihood instead of taking its mean.
+        """
+        check_is_fitted(self)
+        if n < 1:
+            raise ParameterError(f"sample needs n ≥ 1. Got {n} instead.")
+        prior = self.net_.latent.prior()
+        if prior is None and density is False:
+            raise ParameterError(
+                f"{type(self).__name__} has no prior to sample from. Leave density at None."
+            )
+        with seeded(seed, self._device()) as fixed:
+            if density or prior is None:
+                if "_density" not in self.__dict__:
+                    self._density = Mixture.fit(self.codes_)
+                codes = torch.from_numpy(self._density.sample(n, fixed))
+                codes = codes.view(n, *self.net_.latent.code_shape)
+            else:
+                noise_of_codes = torch.randn(n, *self.net_.latent.code_shape)
+                codes = prior.rsample(noise_of_codes.to(self._device()))
+            return self.modality_.decode(self._decode(codes, noise))
+
+    def interpolate(self, a: Any, b: Any, steps: int = 10) -> Any:
+        """Return `steps` samples from a to b along a straight line between their codes.
+
+        Args:
+            a: one sample, without or with a first axis of length 1.
+            b: another.
+            steps: how many samples, with the reconstructions of a and b at the ends.
+        """
+        check_is_fitted(self)
+        start, end = (self.transform(self.modality_.as_batch(sample)) for sample in (a, b))
+        if len(start) != 1 or len(end) != 1 or steps < 2:
+            raise ParameterError(
+                "interpolate goes from one sample to another in 2 or more steps. Got "
+                f"{len(start)} and {len(end)} samples and {steps} steps."
+            )
+        way = np.linspace(0, 1, steps, dtype=np.float32)[:, None]
+        return self.inverse_transform((1 - way) * np.asarray(start) + way * np.asarray(end))
+
+    def diagnose(self) -> Diagnosis:
+        """Return what training did to the code and the losses, as findings in plain sentences."""
+        check_is_fitted(self)
+        return diagnose(self.history_, self.codes_, self.unit_kl_)
+
+    def save(self, path: str | Path, overwrite: bool = False) -> None:
+        """Write the fitted estimator as a folder that `narrows.load` reads; no pickle inside.
+
+        Raises:
+            FileError: the folder exists and `overwrite` is off, or it cannot be written.
+        """
+        check_is_fitted(self)
+        save_model(self, path, overwrite)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return all that was learned, as JSON data and tensors by name."""
+        config = {
+            "class": type(self).__name__,
+            "fields": self._fitted_fields,
+            "modality": self.modality_.state(),
+            "versions": versions(),
+            "metrics": self.history_[-1],
+            "history": self.history_,
+        }
+        tensors = {f"net.{k}": v for k, v in self.net_.state_dict().items()}
+        tensors["codes"] = torch.from_numpy(self.codes_)
+        if self.unit_kl_ is not None:
+            tensors["unit_kl"] = torch.from_numpy(self.unit_kl_)
+        return config, tensors
+
+    @classmethod
+    def restore(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Return the estimator whose `state` this is."""
+        fields: dict[str, Any] = config["fields"]
+        model: Self = cls().set_params(
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        )
+        model.check_parameters()
+        modality = Modality.restore(config["modality"])
+        with torch.device("meta"):  # compare the forms before any memory is taken
+            wanted = model.build(modality)
+        units = torch.empty(int(np.prod(wanted.latent.code_shape)))
+        expected = {f"net.{k}": v for k, v in wanted.state_dict().items()}
+        expected["codes"] = units.expand(len(tensors["codes"]), -1)
+        if "unit_kl" in tensors:
+            expected["unit_kl"] = units
+        if forms(expected) != forms(tensors):
+            raise DataError("its weights are not those of the net that its fields describe.")
+        with seeded(0, torch.device("cpu")):
+            net = model.build(modality)
+        net.load_state_dict({k: tensors[f"net.{k}"] for k in net.state_dict()})
+        model._learned(
+            model.fields(),
+            modality,
+            net.eval(),
+            history=[dict(row) for row in config["history"]],
+            codes=tensors["codes"].numpy(),
+            unit_kl=tensors["unit_kl"].numpy() if "unit_kl" in tensors else None,
+        )
+        return model
+
+    # -- behind the scenes ---------------------------------------------------------------------
+
+    def _start(
+        self, X: Any, device: torch.device, seed: int, warm: bool, fraction: float, **options: Any
+    ) -> tuple[InMemory, InMemory | None]:
+        """Read the data and, unless training goes on from an earlier one, learn and build anew."""
+        known = self.__dict__.get("modality_") if warm else None
+        self.modality_, source, held, self.held_out_ = sources(
+            self, X, known, seed, fraction=fraction, **options
+        )
+        if known is None:
+            self.net_ = self.build(self.modality_)
+            start_output(self.net_, source)
+        else:
+            with torch.device("meta"):
+                wanted = self.build(self.modality_)
+            fitted, now = self._fitted_fields, self.fields()
+            data = any(fitted[name] != now[name] for name in ("modality", "scaling"))
+            if data or outline(wanted) != outline(self.net_):
+                changed = ", ".join(name for name in now if now[name] != fitted[name])
+                raise ParameterError(
+                    f"{type(self).__name__} cannot go on training: since it was fitted, its "
+                    f"fields were changed ({changed}) and describe another net. Set them back, or "
+                    "fit anew with warm_start=False."
+                )
+        self.net_.to(device)
+        source, held = source.to(device), held and held.to(device)
+        self.prepare(source)
+        return source, held
+
+    @contextmanager
+    def _unharmed(self) -> Iterator[None]:
+        """Leave the estimator as it was when what runs inside fails."""
+        before = dict(self.__dict__)
+        if "net_" in before:
+            before["net_"] = deepcopy(before["net_"])
+        try:
+            yield
+        except BaseException:
+            self.__dict__ = before
+            raise
+
+    def _finish(self, training: Training) -> None:
+        """Keep what later methods need: the history, and codes of the training samples."""
+        n = len(training.source)
+        rows = torch.linspace(0, n - 1, min(n, REMEMBERED), dtype=torch.float64).long()
+        dim = int(np.prod(self.net_.latent.code_shape))
+
+        def look(batch: Batch) -> Tensor:
+            h, _ = self.net_.encode(batch)
+            code, q = self.net_.latent.mean(h).flatten(1), self.net_.latent.posterior(h)
+            return code if q is None else torch.cat([code, q.kl()], 1)
+
+        seen = self._slices(training.source, look, rows.to(training.device)).numpy()
+        codes, kl = np.ascontiguousarray(seen[:, :dim]), seen[:, dim:]
+        self._learned(
+            self.fields(),
+            self.modality_,
+            self.net_,
+            history=training.history,
+            codes=codes,
+            unit_kl=kl.mean(0) if kl.size else None,
+        )
+        self.after_fit(codes)
+
+    def _learned(
+        self,
+        fields: dict[str, Any],
+        modality: Modality,
+        net: Net,
+        *,
+        history: list[dict[str, float]],
+        codes: Array,
+        unit_kl: Array | None,
+    ) -> None:
+        """Set the fitted attributes."""
+        self._fitted_fields = fields
+        self.__dict__.pop("_density", None)
+        self.modality_, self.net_, self.history_ = modality, net, history
+        self.codes_, self.unit_kl_, self.n_iter_ = codes, unit_kl, len(history)
+        self._n_features_out = codes.shape[1]
+        self.n_features_in_ = modality.n_features
+        if modality.feature_names:
+            self.feature_names_in_ = np.array(modality.feature_names, dtype=object)
+
+    def _map(self, X: Any, function: Callable[[Batch], Tensor]) -> Tensor:
+        """Apply a function of a batch to all samples of X."""
+        check_is_fitted(self)
+        x, mask = self.modality_.encode(self.modality_.read(X, type(self).__name__))
+        return self._slices(InMemory(x, mask), function, torch.arange(len(x)))
+
+    @torch.inference_mode()
+    def _slices(
+        self, source: InMemory, function: Callable[[Batch], Tensor], rows: Tensor
+    ) -> Tensor:
+        self.net_.eval()
+        device = self._device()
+        parts = [function(source.take(part).to(device)) for part in rows.split(SLICE)]
+        return torch.cat(parts).float().cpu()
+
+    @torch.inference_mode()
+    def _decode(self, codes: Tensor, noise: bool = False) -> Tensor:
+        """Return samples in the modality's units for codes of any number."""
+        self.net_.eval()
+        likelihood, device = self.net_.likelihood, self._device()
+        finish = likelihood.sample if noise else likelihood.mean
+        parts = [finish(self.net_.decoder(part.to(device))) for part in codes.split(SLICE)]
+        return torch.cat(parts).float().cpu()
+
+    def _device(self) -> torch.device:
+        return self.net_.progress.device
+
+    def _threads(self, source: InMemory) -> int:
+        if self.threads != "auto":
+            return self.threads
+        one = source.take(torch.zeros(1, dtype=torch.long, device=source.x.device))
+        return choose_threads(self.net_, one, self.batch_size)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags

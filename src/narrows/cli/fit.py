@@ -1,0 +1,138 @@
+"""`narrows fit`: from data to a run folder with a model, its numbers and a report."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from narrows.cli.flags import Fields, Model, UsageError, find_model, parse, read_pairs
+from narrows.cli.inputs import parse_size, read_data
+from narrows.cli.plan import Plan
+from narrows.cli.runs import CHECKPOINTS, claim, summarise, write_model, write_results
+from narrows.cli.show import show, show_run
+
+if TYPE_CHECKING:
+    from narrows.base import BaseAutoencoder
+    from narrows.data.files import Dataset
+    from narrows.evaluation import Evaluation
+
+__all__ = ["fit"]
+
+Switch = Annotated[bool, Parameter(negative=(), show_default=False)]
+
+
+def fit(
+    data: str | None = None,
+    /,
+    *,
+    model: str | None = None,
+    out: str | None = None,
+    labels: str | None = None,
+    groups: str | None = None,
+    weight: str | None = None,
+    size: str | None = None,
+    config: Path | None = None,
+    set_: Annotated[Sequence[str], Parameter("--set", negative=(), show_default=False)] = (),
+    checkpoint: Switch = False,
+    resume: Switch = False,
+    force: Switch = False,
+    fields: Annotated[Fields | None, Parameter("*")] = None,
+) -> None:
+    """Train a model on data, and write it with its numbers and a report into a run folder.
+
+    Args:
+        data: a sample (digits, iris, ...), a .npy, .npz, .csv or .parquet file, or image folder.
+        model: one of those that `narrows models` lists (default vae).
+        out: folder of the run (default runs/DATA-MODEL).
+        labels: column of the labels, which colour the report.
+        groups: column whose equal values are held out together.
+        weight: column of the sample weights.
+        size: HEIGHTxWIDTH to resize images to.
+        config: TOML file with these settings and a table [fields]; flags count for more.
+        set_: FIELD=VALUE, the same as the field's flag.
+        checkpoint: keep the state of training in OUT/checkpoints after every epoch.
+        resume: go on from the newest checkpoint in OUT.
+        force: replace the run in OUT; it stays until the new one is trained.
+        fields: parameters of the model.
+    """
+    options: dict[str, Any] = {"data": data, "model": model, "out": out, "labels": labels}
+    options |= {"groups": groups, "weight": weight, "size": size}
+    options |= {"checkpoint": checkpoint or resume or None}
+    given = vars(fields) if fields else {}
+    values = read_pairs(set_) | {k: parse(v, k) for k, v in given.items() if v is not None}
+    if resume and out and not (data or config):
+        config = Path(out, CHECKPOINTS, "run.toml")
+    plan = Plan() if config is None else Plan.read(config)
+    known = {key: value for key, value in options.items() if value is not None}
+    plan = replace(plan, **known, fields=plan.fields | values)
+    if not plan.data:
+        raise UsageError("fit needs data, as in: narrows fit digits.")
+    entry = find_model(plan.model)
+    entry.check(plan.fields)
+    parse_size(plan.size)
+    plan = replace(plan, model=entry.command)
+    with claim(plan.place, resume=resume, force=force):
+        _run(plan, entry, resume)
+
+
+def _run(plan: Plan, entry: Model, resume: bool) -> None:
+    """Train, evaluate, write and print."""
+    import narrows
+    from narrows.evaluation import render
+
+    start, place = time.perf_counter(), plan.place
+    dataset = _open(plan)
+    model = narrows.MODELS[entry.name](**{"modality": dataset.modality, **plan.fields})
+    model.check_parameters()
+    _train(model, dataset, plan, resume)
+    write_model(place, model)
+    evaluation = _evaluate(model, dataset.X)
+    seconds = time.perf_counter() - start
+    report = render(model, dataset, evaluation, command=plan.command(), seconds=seconds)
+    summary = summarise(model, dataset, evaluation, seconds)
+    write_results(place, {"report.html": report, "run.toml": plan.toml()}, summary)
+    show_run(summary)
+    show(f"Report: {place / 'report.html'}")
+
+
+def _open(plan: Plan) -> "Dataset":
+    """Return the data, with the columns that the settings name set aside."""
+    aside = [name for name in (plan.groups, plan.weight) if name is not None]
+    return read_data(plan.data, plan.size, labels=plan.labels, aside=aside)
+
+
+def _train(model: "BaseAutoencoder", dataset: "Dataset", plan: Plan, resume: bool) -> None:
+    """Fit the model, with checkpoints where they are asked for."""
+    from narrows.storage import atomic_write
+
+    options: dict[str, Any] = {}
+    if plan.groups is not None:
+        options["groups"] = dataset.columns[plan.groups]
+    if plan.weight is not None:
+        options["sample_weight"] = dataset.columns[plan.weight]
+    if not plan.checkpoint:
+        model.fit(dataset.X, **options)
+        return
+    folder = plan.place / CHECKPOINTS
+    folder.mkdir(exist_ok=True)
+    if not resume:
+        atomic_write(folder / "run.toml", plan.toml())
+    done = max((int(path.name[6:]) for path in folder.glob("epoch-*")), default=0)
+    model.fit(dataset.X, checkpoint=folder, resume=resume, **options)
+    if resume:
+        complete = model.n_iter_ == done
+        show("The run was complete already." if complete else f"Resumed after epoch {done}.")
+
+
+def _evaluate(model: "BaseAutoencoder", X: Any) -> "Evaluation":
+    """Score the model on the rows it did not see, or on all where it saw all."""
+    import numpy as np
+
+    from narrows.evaluation import evaluate
+
+    rows, held = np.arange(len(X)), model.held_out_
+    train = np.setdiff1d(rows, held)
+    return evaluate(model, X, train=train, test=held if len(held) else rows)

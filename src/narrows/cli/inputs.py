@@ -1,0 +1,82 @@
+"""What commands read: data by name or path, image sizes, saved models."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from narrows.cli.flags import UsageError
+from narrows.errors import FileError
+
+if TYPE_CHECKING:
+    from narrows.base import BaseAutoencoder
+    from narrows.data.files import Dataset
+
+__all__ = ["model_folder", "open_model", "parse_size", "read_data", "read_rows"]
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """Return the height and width of a text like ``32x48``.
+
+    Raises:
+        UsageError: it is not of that form.
+    """
+    if text is None:
+        return None
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise UsageError(f"--size takes HEIGHTxWIDTH, as in --size 32x48. Got '{text}' instead.")
+    return int(height), int(width)
+
+
+def read_data(
+    data: str, size: str | None = None, labels: str | None = None, aside: Sequence[str] = ()
+) -> "Dataset":
+    """Return a sample or what is at a path.
+
+    Raises:
+        UsageError: there is nothing of that name.
+    """
+    from narrows.data.samples import open_data
+
+    try:
+        return open_data(data, labels=labels, aside=aside, size=parse_size(size))
+    except FileError as error:
+        if os.path.exists(data):
+            raise
+        raise UsageError(str(error)) from error
+
+
+def model_folder(run: Path) -> Path:
+    """Return the folder of the model in a run; that of a model is itself one.
+
+    Raises:
+        UsageError: there is nothing.
+    """
+    if not os.path.exists(run):
+        raise UsageError(f"{run} does not exist; expected the folder of a run or of a model.")
+    return run if (run / "config.json").exists() else run / "model"
+
+
+def open_model(run: Path) -> "BaseAutoencoder":
+    """Return the model of a run, or in a folder of its own.
+
+    Raises:
+        UsageError: there is nothing.
+        ModelFileError: the model is damaged.
+    """
+    folder = model_folder(run)
+    import narrows
+
+    return narrows.load(folder)
+
+
+def read_rows(model: "BaseAutoencoder", data: str, size: str | None) -> Any:
+    """Return data for a fitted model: of a table, the columns that it knows."""
+    import pyarrow as pa
+
+    X = read_data(data, size).X
+    names = model.modality_.feature_names
+    if isinstance(X, pa.Table) and names and set(names) <= set(X.column_names):
+        return X.select(names)
+    return X

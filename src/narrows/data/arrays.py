@@ -1,0 +1,102 @@
+"""Arrays as users give them: checked, and turned into matrices or tensors of numbers."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import narwhals.stable.v2 as nw
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import issparse
+from sklearn.utils import check_array
+from torch import Tensor
+
+from narrows.errors import DataError, DataTypeError
+
+__all__ = ["as_matrix", "as_numbers", "as_plain", "as_tensor"]
+
+Array = NDArray[Any]
+
+
+def as_matrix(X: Any, owner: str, missing: bool) -> Array:
+    """Return X as a float matrix; where scikit-learn names what is wrong, its sentence stands."""
+    X = as_plain(X)
+    finite: Any = "allow-nan" if missing else True
+    floats = [np.float64, np.float32]
+    try:
+        array: Array = check_array(
+            X, dtype=floats, ensure_all_finite=finite, estimator=owner, input_name="X"
+        )
+    except ValueError as error:
+        if "could not convert string" not in str(error):
+            first, *rest = str(error).splitlines()  # the others show values, or other estimators
+            advice = [line for line in rest if line.startswith("Reshape your data")]
+            raise DataError(" ".join([first, *advice])) from error
+        raise DataError(
+            f"X holds text where {owner} expects numbers: {error}. Encode it, for instance with "
+            "OneHotEncoder, or drop it."
+        ) from error
+    if np.abs(array).max(initial=0, where=~np.isnan(array)) > np.finfo(np.float32).max:
+        raise DataError(
+            "X holds values too large for float32 (beyond 3.4e38, infinity). Rescale or clip them."
+        )
+    return array
+
+
+def as_numbers(X: Any) -> Array:
+    """Return X as an array of numbers of any rank."""
+    array = np.asarray(as_plain(X))
+    if array.dtype.kind not in "buif":
+        raise DataError(
+            f"X holds {array.dtype} values; images must hold numbers. Convert X first."
+        )
+    return array
+
+
+def as_plain(X: Any) -> Any:
+    """Return tensors as arrays; refuse what is no array, or would lose its sense as one."""
+    if isinstance(X, Tensor):
+        X = X.detach().cpu().numpy()
+    if issparse(X):
+        raise DataTypeError(
+            "Sparse data was passed for X, but dense data is required. Use '.toarray()' to "
+            "convert it."
+        )
+    if nw.dependencies.is_into_lazyframe(X):
+        raise DataTypeError(f"X is a {type(X).__name__}, which holds no rows yet; call collect().")
+    if X is None or isinstance(X, dict | set | Iterator):
+        raise DataTypeError(
+            f"X is a {type(X).__name__}; expected an array, a data frame, a tensor or a list of "
+            "rows."
+        )
+    _refuse_ragged(X)
+    if isinstance(X, np.ma.MaskedArray):
+        raise DataError(
+            "X is a masked array, whose mask would be lost. Fill it with NaN and set "
+            "modality='table', where NaN means missing."
+        )
+    if np.asarray(X).dtype.kind in "mM":
+        raise DataError("X holds dates or durations. Convert them to numbers, such as seconds.")
+    return X
+
+
+def _refuse_ragged(X: Any) -> None:
+    if not isinstance(X, list | tuple):
+        return
+    lengths = [np.size(row) for row in X]
+    for i, length in enumerate(lengths):
+        if length != lengths[0]:
+            raise DataError(
+                f"Row {i} of X has {length} values where row 0 has {lengths[0]}: rows must be "
+                "equally long. Pad or cut them."
+            )
+
+
+def as_tensor(x: NDArray[np.float32]) -> Tensor:
+    """Return scaled values as a tensor; refuse those that left float32's range."""
+    if not np.isfinite(x).all():
+        raise DataError(
+            "X contains values too large for float32 after scaling (infinity). Rescale or clip "
+            "the columns concerned."
+        )
+    return torch.from_numpy(x)

@@ -1,0 +1,46 @@
+"""Scalings: the center and scale that put columns where a likelihood wants them."""
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Range", "fit_scaling"]
+
+Array = NDArray[Any]
+Range = Literal["standard", "robust", "unit", "symmetric", "none"]
+"""Mean 0 and variance 1; median 0 and a normal's quartiles; [0, 1]; [-1, 1]; as given."""
+QUARTILES_OF_NORMAL = 1.349
+
+
+def fit_scaling(
+    columns: Array, target: Range, bounds: tuple[float, float] | None = None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return center and scale of each column, so that (x - center) / scale lies in `target`.
+
+    Args:
+        columns: ``(n, d)``, NaN where missing.
+        target: where the data shall lie.
+        bounds: the known range of the data, instead of the one seen; data in [0, 1] count as
+            having just that range.
+    """
+    width = columns.shape[1]
+    if target == "none":
+        center, scale = np.zeros(width), np.ones(width)
+    elif target in ("unit", "symmetric"):
+        low, high = np.nanmin(columns, 0), np.nanmax(columns, 0)
+        if bounds is None and low.min() >= 0 and high.max() <= 1:
+            bounds = (0.0, 1.0)
+        if bounds is not None:
+            low, high = np.full(width, bounds[0]), np.full(width, bounds[1])
+        half = (high - low) / 2.0
+        center, scale = (low, 2 * half) if target == "unit" else (low + half, half)
+    else:
+        center = np.nanmean(columns, 0, dtype=np.float64)
+        scale = np.nanstd(columns, 0, dtype=np.float64)
+        if target == "robust":
+            low, center, high = np.nanquantile(columns, [0.25, 0.5, 0.75], axis=0)
+            # The floor keeps a column that is mostly one value from being blown up.
+            scale = np.maximum((high - low) / QUARTILES_OF_NORMAL, 0.3 * scale)
+    scale = np.where(scale > 0, scale, 1.0)
+    return tuple(np.asarray(center, float).tolist()), tuple(np.asarray(scale, float).tolist())

@@ -1,0 +1,87 @@
+"""Sources: where batches come from."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+__all__ = ["Batch", "InMemory"]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What a source yields; every tensor has the samples on its first axis.
+
+    Attributes:
+        x: what the encoder sees, in the modality's units.
+        target: what the likelihood explains: x itself, unless x was corrupted.
+        mask: 1 where the target was observed, shaped like it; None where all of it was.
+        condition: what encoder and decoder may also know of each sample.
+        lengths: number of true steps of each padded sequence, ``(batch,)``.
+        weight: how much each sample counts, ``(batch,)``; None for equal weights.
+        index: the samples' rows in the source, ``(batch,)``.
+    """
+
+    x: Tensor
+    target: Tensor
+    mask: Tensor | None = None
+    condition: Tensor | None = None
+    lengths: Tensor | None = None
+    weight: Tensor | None = None
+    index: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on a device."""
+        if self.x.device == device:
+            return self
+        tensors = {k: v for k, v in vars(self).items() if v is not None}
+        return replace(self, **{k: v.to(device) for k, v in tensors.items()})
+
+
+class InMemory:
+    """Samples that are one contiguous tensor each: the fast path.
+
+    Args:
+        x: samples in the modality's units, ``(n, ...)``.
+        mask: 1 where observed, shaped like x, or None.
+        weight: ``(n,)`` or None.
+    """
+
+    def __init__(
+        self, x: Tensor, mask: Tensor | None = None, weight: Tensor | None = None
+    ) -> None:
+        self.x, self.mask, self.weight = x, mask, weight
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def to(self, device: torch.device) -> "InMemory":
+        """Return the source with its samples on a device."""
+        moved = (None if t is None else t.to(device) for t in (self.x, self.mask, self.weight))
+        return InMemory(*moved)  # type: ignore[arg-type]
+
+    def steps(self, batch_size: int) -> int:
+        """Return the number of batches of an epoch; a last one of a single sample is merged."""
+        full, rest = divmod(len(self), batch_size)
+        return max(1, full + (rest > 1))
+
+    def batches(
+        self, batch_size: int, generator: torch.Generator | None = None
+    ) -> Iterator[Batch]:
+        """Yield an epoch of batches: in a fresh random order, or in order without a generator."""
+        n, steps = len(self), self.steps(batch_size)
+        order = torch.arange(n) if generator is None else torch.randperm(n, generator=generator)
+        order = order.to(self.x.device)
+        for i in range(steps):
+            yield self.take(order[i * batch_size : (i + 1) * batch_size if i < steps - 1 else n])
+
+    def take(self, rows: Tensor) -> Batch:
+        """Return the batch of these rows."""
+        x = self.x.index_select(0, rows)
+        mask = None if self.mask is None else self.mask.index_select(0, rows)
+        weight = None if self.weight is None else self.weight.index_select(0, rows)
+        return Batch(x, x, mask=mask, weight=weight, index=rows)

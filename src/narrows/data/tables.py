@@ -1,0 +1,118 @@
+"""Tables of CSV and Parquet files, read by Arrow and checked."""
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from narrows.data.paths import opened, reading, show
+from narrows.errors import DataError
+
+__all__ = ["column_array", "read_csv", "read_parquet"]
+
+
+def read_parquet(path: Path) -> pa.Table:
+    """Read a Parquet file, less the index that pandas may have added."""
+    with reading(path), path.open("rb") as stream:
+        file = pq.ParquetFile(stream, pre_buffer=False, page_checksum_verification=True)
+        table = file.read()
+    index = [name for name in table.column_names if name.startswith("__index_level_")]
+    return _checked(path, table.drop_columns(index))
+
+
+def read_csv(path: Path) -> pa.Table:
+    """Read a CSV file whose first line names the columns."""
+    with reading(path):
+        with opened(path) as stream:
+            head = stream.read(1 << 16)
+        header = head.partition(b"\n")[0].decode("utf-8", "replace")
+        delimiter = max(",;\t", key=header.count)
+        cells = head if delimiter == ";" else b""
+        commas = re.search(rb"\d,\d", cells) and not re.search(rb"\d\.\d", cells)
+        try:
+            with opened(path) as stream:
+                table = pyarrow.csv.read_csv(
+                    stream,
+                    pyarrow.csv.ReadOptions(block_size=1 << 24),  # a row must fit in a block
+                    pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+                    pyarrow.csv.ConvertOptions(
+                        strings_can_be_null=True, decimal_point="," if commas else "."
+                    ),
+                )
+            bad = any(map(_is_bad_text, table.columns))
+            fault = _csv_fault(path, delimiter) if bad else ""
+        except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+            fault = _csv_fault(path, delimiter) or str(error)
+    if fault:
+        raise DataError(f"{show(path)} is not a table: {fault}.")
+    if _are_numbers(table.column_names):
+        raise DataError(f"{show(path)} has no header: let its first line name the columns.")
+    return _checked(path, table)
+
+
+def column_array(column: pa.ChunkedArray) -> NDArray[Any]:
+    """Return a column as an array: missing text is empty, a missing number is NaN."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return np.array(column.fill_null("").to_pylist(), dtype=str)
+    array: NDArray[Any] = column.to_numpy()
+    return array
+
+
+def _is_bad_text(column: pa.ChunkedArray) -> bool:
+    """Say whether Arrow fell back to bytes, or kept a zero byte as a letter."""
+    if pa.types.is_string(column.type):
+        return bool(pc.any(pc.match_substring(column, "\0")).as_py())
+    return bool(pa.types.is_binary(column.type))
+
+
+def _csv_fault(path: Path, delimiter: str) -> str:
+    """Name the first line that is wrong: slow, so called only when there is one."""
+    with opened(path) as stream:
+        lines = io.TextIOWrapper(stream, "utf-8-sig", "replace", newline="")
+        reader = csv.reader(lines, delimiter=delimiter)
+        width = 0
+        for row in filter(None, reader):
+            width = width or len(row)
+            if any("\0" in cell or "\ufffd" in cell for cell in row):
+                return f"line {reader.line_num} is not UTF-8 text; save the file as UTF-8"
+            if len(row) != width:
+                found = f"line {reader.line_num} has {len(row)} cells"
+                return f"{found} where the header has {width}; mend or remove it"
+    return ""
+
+
+def _are_numbers(names: Sequence[str]) -> bool:
+    """Say whether a header is a row of data; 0, 1, 2, … or wavelengths are good column names."""
+    try:
+        values = [float(name) for name in names]
+    except ValueError:
+        return False
+    return sorted(set(values)) not in (values, values[::-1])
+
+
+def _checked(path: Path, table: pa.Table) -> pa.Table:
+    """Return the table if it has rows and each column has a name of its own."""
+    names = [name.strip() for name in table.column_names]
+    if 0 in table.shape:
+        raise DataError(f"{show(path)} holds no data: {len(names)} columns, no rows.")
+    if "" in names:
+        raise DataError(
+            f"Column {names.index('') + 1} of {show(path)} has no name: "
+            "name it, or remove it if it only counts the rows."
+        )
+    name, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        raise DataError(f"{show(path)} has {times} columns called '{name}': rename them.")
+    return table

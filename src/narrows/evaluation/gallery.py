@@ -1,0 +1,379 @@
+"""Sections of the report that show samples: reconstructions, the map, new samples, a passage."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from narrows.base import BaseAutoencoder
+from narrows.data.files import Dataset
+from narrows.data.modalities import Image
+from narrows.evaluation.charts import heat, histogram, strip
+from narrows.evaluation.evaluate import Evaluation, Examples, take
+from narrows.evaluation.latent_map import Groups, View, label_text, latent_map, view_of
+from narrows.evaluation.markup import Markup, broken, number, percent, plural, tag
+from narrows.evaluation.pictures import Ink, picture, sheet
+from narrows.evaluation.sections import figure, section
+from narrows.parts.likelihoods import Bernoulli
+
+__all__ = ["Gallery"]
+
+Array = NDArray[Any]
+DRAWN = 40
+"""New pictures that are shown."""
+ROWS_DRAWN = 1000
+"""New rows whose distribution is shown."""
+STEPS = 9
+"""Samples on the way from one to another."""
+UNITS = 8
+"""Units of the code whose effect is shown."""
+VALUES = 8
+"""Columns of a row that are shown."""
+HISTOGRAMS = 6
+"""Columns whose distribution is shown."""
+FACTS = 6
+"""Columns of a row that the map tells."""
+DECODED = 4_000_000
+"""Values that are decoded for one figure, at most: large pictures are shown in smaller numbers."""
+SPRITE = 32
+"""Longest side of a picture on the map, in pixels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """A fitted model and its data, to make sections of."""
+
+    model: BaseAutoencoder
+    dataset: Dataset
+    evaluation: Evaluation
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return type(self.model).__name__
+
+    @property
+    def image(self) -> bool:
+        """Whether samples are pictures."""
+        return isinstance(self.model.modality_, Image)
+
+    @cached_property
+    def values(self) -> Array:
+        """The samples on the map as one array, in the user's units."""
+        return self.read(take(self.dataset.X, self.evaluation.rows))
+
+    @cached_property
+    def ink(self) -> Ink:
+        """How their pixels are drawn."""
+        return Ink.of(self.values)
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """The names of a table's columns."""
+        names = self.model.modality_.feature_names
+        return list(names) or [f"column {i}" for i in range(self.model.modality_.n_features)]
+
+    @cached_property
+    def spread(self) -> tuple[Array, Array, Array, Array]:
+        """Low, high, mean and standard deviation of each column; finite everywhere."""
+        seen = ~np.isnan(self.values)
+        few = np.maximum(seen.sum(0), 1)
+        filled = np.where(seen, self.values, 0.0)
+        mean = filled.sum(0) / few
+        deviation = np.sqrt((np.where(seen, self.values - mean, 0.0) ** 2).sum(0) / few)
+        low = np.where(seen, self.values, np.inf).min(0)
+        high = np.where(seen, self.values, -np.inf).max(0)
+        low, high = np.where(np.isfinite(low), low, 0.0), np.where(np.isfinite(high), high, 1.0)
+        return low, np.where(high > low, high, low + 1), mean, np.where(deviation, deviation, 1.0)
+
+    @property
+    def budget(self) -> int:
+        """How many pictures may be decoded for one figure."""
+        return max(20, DECODED // self.model.modality_.n_features)
+
+    def read(self, X: Any) -> Array:
+        """Return samples in the user's form as one array."""
+        return self.model.modality_.read(X, self.name)
+
+    def label(self, row: int) -> str:
+        """Return what a row is called: its number and its label."""
+        text = f"row {number(row, 12)}"
+        return text if self.dataset.y is None else f"{text} · {label_text(self.dataset.y[row])}"
+
+    # -- sections --------------------------------------------------------------------------
+
+    def reconstructions(self) -> Markup:
+        """Return the best, the median and the worst sample beside what was made of them."""
+        seen = "held-out" if self.evaluation.held_out else "training"
+        note = f"The {seen} samples with the least, the middle and the greatest squared error."
+        if self.image:
+            body = [self._pictures(key, some) for key, some in self.evaluation.examples.items()]
+            note += " Below each: the error of the model, and of PCA."
+        else:
+            body = [self._values(key, some) for key, some in self.evaluation.examples.items()]
+            note += f" Of each row, the {min(VALUES, len(self.columns))} columns furthest off."
+            note += " Errors are in the model's units, where a column's spread is about 1."
+        return section(
+            "reconstructions",
+            "Reconstructions",
+            tag("p", note, class_="note"),
+            tag("div", body, class_="columns three"),
+        )
+
+    def map(self) -> Markup:
+        """Return the latent map."""
+        shown, total = len(self.evaluation.rows), self.evaluation.codes.shape[1]
+        if total == 1:
+            how = "The code has one dimension, from left to right; the height only spreads points."
+        elif total == 2:
+            how = "The code has two dimensions, and these are they."
+        else:
+            share = percent(self.evaluation.share, 0)
+            how = f"The plane shows {share} of the variance of the code's {total} dimensions."
+        y = self.dataset.y
+        labels = None if y is None else y[self.evaluation.rows]
+        view = view_of(self.evaluation.points)
+        drawn = latent_map(
+            self.evaluation.points,
+            Groups.of(labels, shown),
+            view,
+            rows=self.evaluation.rows,
+            alt=f"Map of the codes of {plural(shown, 'sample')}",
+            pixels=self.ink.draw(self.values, SPRITE) if self.image else None,
+            facts=None if self.image else self._facts(),
+            columns=self.columns[:FACTS],
+            plane=self._plane(view),
+        )
+        text = f"Every point is a sample, {plural(shown, 'in all', 'in all')}. {how} "
+        text += "Point at one to see it"
+        text += "." if labels is None else ", or choose a label."
+        return section("map", "The latent map", tag("p", text, class_="note"), drawn)
+
+    def samples(self) -> Markup:
+        """Return new samples, and the way from one sample to another."""
+        passage = self._passage()
+        return section("samples", "New samples", self._new(), passage)
+
+    def units(self) -> Markup | None:
+        """Return what each unit of the code changes in a picture."""
+        codes = self.evaluation.codes
+        deviation = codes.std(0)
+        most = min(UNITS, self.budget // STEPS)
+        order = [i for i in np.argsort(-deviation, kind="stable")[:most] if deviation[i] > 0]
+        if not self.image or not order:
+            return None
+        steps = np.linspace(-2, 2, STEPS)
+        grid = np.repeat(codes.mean(0, keepdims=True), len(order) * STEPS, 0)
+        for i, unit in enumerate(order):
+            grid[i * STEPS : (i + 1) * STEPS, unit] += steps * deviation[unit]
+        pixels = self._draw(grid)
+        alt = "Decoded codes: one row a unit, varied from −2 to 2 standard deviations"
+        names = ", ".join(str(i + 1) for i in order)
+        text = (
+            f": units {names} from the top, from −2 to 2 standard deviations; the others stay at "
+            "their mean."
+        )
+        return figure(self._mosaic(pixels, STEPS, alt), "What each unit draws", text)
+
+    # -- pictures --------------------------------------------------------------------------
+
+    def _draw(self, codes: Array) -> NDArray[np.uint8]:
+        decoded = self.model.inverse_transform(np.asarray(codes, np.float32))
+        return self.ink.draw(self.read(decoded), 64)
+
+    def _mosaic(self, pixels: NDArray[np.uint8], columns: int, alt: str) -> Markup:
+        whole = sheet(pixels, columns, gap=max(1, pixels.shape[2] // 14))
+        crisp = "mosaic crisp" if max(pixels.shape[1:3]) <= 32 else "mosaic"
+        return tag("img", src=whole.source, alt=alt, class_=crisp)
+
+    def _pictures(self, title: str, some: Examples) -> Markup:
+        kinds = [("original", some.original), (self.name, some.model), ("PCA", some.pca)]
+        drawn = [(kind, self.ink.draw(images)) for kind, images in kinds]
+        rows = [
+            tag(
+                "tr",
+                tag("th", broken(kind), scope="row"),
+                [
+                    tag("td", picture(image, f"{kind}, {self.label(row)}"))
+                    for row, image in zip(some.rows.tolist(), pixels, strict=True)
+                ],
+            )
+            for kind, pixels in drawn
+        ]
+        for key, kind in (("model", "error"), ("pca", "PCA’s error")):
+            cells = [tag("td", number(float(error), 3), class_=key) for error in some.errors[key]]
+            rows.append(tag("tr", tag("th", kind, scope="row"), cells, class_="num"))
+        if self.dataset.y is not None:
+            labels = [tag("td", label_text(label)) for label in self.dataset.y[some.rows]]
+            rows.append(tag("tr", tag("th", "label", scope="row"), labels, class_="names"))
+        names = [tag("td", number(row, 12)) for row in some.rows.tolist()]
+        rows.append(tag("tr", tag("th", "row", scope="row"), names, class_="names"))
+        return tag("table", tag("caption", title.capitalize()), rows, class_="pictures")
+
+    def _plane(self, view: View) -> str | None:
+        """Return what the decoder makes of the map's plane, as one picture."""
+        size = self.evaluation.codes.shape[1]
+        if not self.image or size < 2:
+            return None
+        _, height, width = self.model.modality_.shape
+        across = min(14.0, self.budget**0.5)
+        columns = int(np.clip(round(across * (height / width) ** 0.5), 3, 21))
+        rows = max(1, round(columns * view.height / 640 * width / height))
+        codes = self.evaluation.center + view.grid(columns, rows) @ self.evaluation.axes
+        return sheet(self._draw(codes), columns, gap=1).source
+
+    # -- rows of tables --------------------------------------------------------------------
+
+    def _values(self, title: str, some: Examples) -> Markup:
+        """Compare the first of the samples column by column."""
+        low, high, _, deviation = self.spread
+        original, model, pca = some.original[0], some.model[0], some.pca[0]
+        off = np.fmax(np.abs(model - original), np.abs(pca - original)) / deviation
+        order = np.argsort(-np.nan_to_num(off, nan=-1.0), kind="stable")[:VALUES]
+        rows = []
+        for i in sorted(order.tolist()):
+            trio = [("original", original[i]), ("model", model[i]), ("pca", pca[i])]
+            texts = [f"{kind} {number(float(value), 3)}" for kind, value in trio]
+            drawn = strip(
+                [(kind, float(value)) for kind, value in reversed(trio)],
+                float(low[i]),
+                float(high[i]),
+                f"{self.columns[i]}: {', '.join(texts)}",
+            )
+            cells = [
+                tag("td", number(float(value), 3), class_=f"num {kind}") for kind, value in trio
+            ]
+            rows.append(tag("tr", tag("th", self.columns[i], scope="rowgroup", colspan=4)))
+            rows.append(tag("tr", tag("td", drawn), cells))
+        heads = {None: "in the column’s range", "original": "original"}
+        heads |= {"model": "model", "pca": "PCA"}
+        head = tag("tr", [tag("td", text, class_=key) for key, text in heads.items()])
+        errors = " · ".join(
+            f"{kind} {number(float(some.errors[key][0]), 3)}"
+            for key, kind in (("model", "error"), ("pca", "PCA’s"))
+        )
+        caption = tag(
+            "caption",
+            title.capitalize(),
+            tag("small", f"{self.label(int(some.rows[0]))} · {errors}"),
+        )
+        return tag("table", caption, tag("thead", head), tag("tbody", rows), class_="values")
+
+    def _facts(self) -> list[list[str]]:
+        return [[number(float(value)) for value in row[:FACTS]] for row in self.values]
+
+    # -- samples that never were -------------------------------------------------------------
+
+    def _new(self) -> Markup:
+        """Return pictures drawn from the model, or the distribution of rows that were."""
+        prior = self.model.net_.latent.prior() is not None
+        source = (
+            "codes drawn from the prior, N(0, I)"
+            if prior
+            else "codes drawn from a Gaussian mixture fitted to the training codes"
+        )
+        if self.image:
+            count = min(DRAWN, self.budget // 10 * 10)
+            pixels = self.ink.draw(self.read(self.model.sample(count)), 64)
+            alt = f"{count} new pictures by {self.name}"
+            mosaic = self._mosaic(pixels, 10, alt)
+            return figure(mosaic, f"{count} pictures that never were", f": {source}, decoded.")
+        noise = not isinstance(self.model.net_.likelihood, Bernoulli)
+        drawn = self.read(self.model.sample(ROWS_DRAWN, noise=noise))
+        return self._histograms(drawn, f"{source}, decoded{' with noise' if noise else ''}")
+
+    def _histograms(self, drawn: Array, source: str) -> Markup:
+        """Compare columns: those whose distribution is met best, and those met worst."""
+        low, high, _, _ = self.spread
+        real = [column[np.isfinite(column)] for column in self.values.T]
+        found = [
+            (_distance(column, drawn[:, i]), i)
+            for i, column in enumerate(real)
+            if len(column) and high[i] > low[i] and np.isfinite(drawn[:, i]).all()
+        ]
+        found.sort()
+        half = HISTOGRAMS // 2
+        shown = found if len(found) <= HISTOGRAMS else found[:half] + found[-half:]
+        charts = [
+            figure(
+                histogram(
+                    [("real", real[i]), ("model", drawn[:, i])],
+                    float(low[i]),
+                    float(high[i]),
+                    20,
+                    f"{self.columns[i]}: real and sampled rows",
+                ),
+                self.columns[i],
+                key=f"distance {number(distance, 2)}",
+            )
+            for distance, i in shown
+        ]
+        which = ""
+        if len(shown) < len(found):
+            which = f" The {half} columns met best and the {half} met worst, of {len(found)}."
+        text = (
+            f"{number(ROWS_DRAWN)} rows that never were: {source}.{which} The distance is "
+            "Kolmogorov and Smirnov's: 0 for equal distributions, 1 for ones that do not touch."
+        )
+        key = [tag("span", "real", class_="dot real"), tag("span", "sampled", class_="dot model")]
+        note = tag("p", tag("span", key, class_="key"), text, class_="note")
+        return Markup(note + tag("div", charts, class_="columns three"))
+
+    def _passage(self) -> Markup | None:
+        """Return the way between the codes of two scored samples that are far apart."""
+        pair = self._pair()
+        if pair is None:
+            return None
+        a, b = (take(self.dataset.X, np.array([row])) for row in pair)
+        between = self.read(self.model.interpolate(a, b, STEPS))
+        names = [self.label(row) for row in pair]
+        title = "From one to another"
+        text = f": {names[0]} to {names[1]}, along a straight line between their codes."
+        if not self.image:
+            return figure(self._passage_table(between), title, text)
+        ends = [self.ink.draw(self.read(end), 64) for end in (a, b)]
+        pixels = np.concatenate([ends[0], self.ink.draw(between, 64), ends[1]])
+        mosaic = self._mosaic(pixels, STEPS + 2, f"Interpolation from {names[0]} to {names[1]}")
+        return figure(mosaic, title, f"{text} The originals stand at the ends.")
+
+    def _pair(self) -> tuple[int, int] | None:
+        """Return the two typical samples furthest apart, of two labels if there are two."""
+        rows = self.evaluation.typical
+        if len(rows) < 2:
+            return None
+        codes = np.asarray(self.model.transform(take(self.dataset.X, rows)), np.float64)
+        apart = np.linalg.norm(codes[:, None] - codes[None], axis=2)
+        if self.dataset.y is not None:
+            labels = np.array([str(label) for label in self.dataset.y[rows]])
+            apart = apart + 1e-9 + (labels[:, None] != labels[None]) * apart.max()
+        np.fill_diagonal(apart, -1)
+        first, second = np.unravel_index(int(apart.argmax()), apart.shape)
+        return int(rows[first]), int(rows[second])
+
+    def _passage_table(self, between: Array) -> Markup:
+        """Draw each column along the way, in standard deviations from its mean."""
+        _, _, mean, deviation = self.spread
+        z = (between - mean) / deviation
+        order = np.argsort(-np.nan_to_num(np.ptp(z, axis=0)), kind="stable")[: VALUES + 4]
+        items = [
+            tag(
+                "li",
+                tag("span", self.columns[i], class_="what"),
+                tag("span", number(float(between[0, i]), 3), class_="num"),
+                heat(z[:, i], f"{self.columns[i]} along the way"),
+                tag("span", number(float(between[-1, i]), 3), class_="num"),
+            )
+            for i in order.tolist()
+        ]
+        text = "Below a column's mean blue, above it orange; deeper is further away."
+        return tag("div", tag("p", text, class_="note"), tag("ol", items, class_="passage"))
+
+
+def _distance(a: Array, b: Array) -> float:
+    """Return Kolmogorov and Smirnov's distance: the greatest between two distributions."""
+    a, b = np.sort(a), np.sort(b)
+    at = np.concatenate([a, b])
+    below = [np.searchsorted(values, at, side="right") / len(values) for values in (a, b)]
+    return float(np.abs(below[0] - below[1]).max())

@@ -1,0 +1,208 @@
+"""Fields are parameters: keyword-only, inherited, checked at fit, and known by type and text."""
+
+import re
+import types
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass
+from dataclasses import fields as dataclass_fields
+from functools import cache
+from inspect import cleandoc
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import numpy as np
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic_core import CoreSchema, core_schema
+from sklearn.base import BaseEstimator
+
+from narrows.errors import NarrowsError, ParameterError, nearest
+
+__all__ = [
+    "Count",
+    "Fraction",
+    "NonNegative",
+    "OneOf",
+    "Parameters",
+    "Positive",
+    "UnknownParameterError",
+    "describe_type",
+]
+
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+Fraction = Annotated[float, Ge(0), Lt(1)]
+Count = Annotated[int, Ge(1)]
+
+
+MULTILINE = re.MULTILINE | re.DOTALL
+
+
+class UnknownParameterError(NarrowsError, TypeError):
+    """An estimator has no parameter of this name."""
+
+
+@dataclass(frozen=True, eq=False)
+class OneOf:
+    """Constraint of a str field: one of the names in a registry, as it is when checked."""
+
+    registry: Iterable[str]
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def check(self, name: str) -> str:
+        """Return a name that is registered."""
+        if name not in self.registry:
+            raise ValueError(name)
+        return name
+
+
+@dataclass_transform(kw_only_default=True, eq_default=False)
+class Parameters(BaseEstimator):  # type: ignore[misc]
+    """Base of estimators whose class annotations are their scikit-learn parameters."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        dataclass(cls, kw_only=True, eq=False, repr=False)
+
+    def __new__(cls, *args: Any, **parameters: Any) -> "Parameters":
+        """Refuse unknown names before `__init__` sees them."""
+        names = [field.name for field in dataclass_fields(cls)]
+        for name in parameters:
+            if name not in names:
+                raise UnknownParameterError(
+                    f"{cls.__name__} has no parameter '{name}'.{nearest(name, names)} "
+                    f"It has: {', '.join(names)}."
+                )
+        new: Parameters = super().__new__(cls)
+        return new
+
+    def check_parameters(self) -> None:
+        """Check every field against its annotation.
+
+        Raises:
+            ParameterError: with the field, what it must be, and what it is.
+        """
+        self.fields()
+
+    def fields(self) -> dict[str, Any]:
+        """Return the checked values of all fields as plain Python, without changing them."""
+        return {name: self._checked(name) for name in type(self).annotations()}
+
+    @classmethod
+    def annotations(cls) -> dict[str, Any]:
+        """Return the annotation of every field."""
+        key: Any = cls
+        return _annotations(key)
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Return the default of every field."""
+        return {f.name: f.default for f in dataclass_fields(cls) if f.default is not MISSING}
+
+    @classmethod
+    def field_docs(cls) -> dict[str, str]:
+        """Return the text of every field, from the ``Args:`` of the class that declares it."""
+        texts: dict[str, str] = {}
+        for base in reversed(cls.__mro__):
+            if not issubclass(base, Parameters):
+                continue
+            section = re.search(r"^Args:\n(.*?)(\n\n|\Z)", cleandoc(base.__doc__ or ""), MULTILINE)
+            entries = (
+                re.findall(r"^ {4}(\w+): (.*?)(?=\n {4}\w+: |\Z)", section[1], MULTILINE)
+                if section
+                else []
+            )
+            texts |= {name: " ".join(text.split()) for name, text in entries}
+        return texts
+
+    def _checked(self, name: str) -> Any:
+        cls: Any = type(self)
+        annotation, value = _annotations(cls)[name], _plain(getattr(self, name))
+        try:
+            return _adapters(cls)[name].validate_python(value)
+        except ValidationError:
+            hint = nearest(value, choices(annotation)) if isinstance(value, str) else ""
+            raise ParameterError(
+                f"The '{name}' parameter of {type(self).__name__} must be "
+                f"{describe_type(annotation)}. Got {value!r} instead.{hint}"
+            ) from None
+
+
+def describe_type(annotation: Any) -> str:
+    """Return an annotation in words: "a float ≥ 0", "one of 'a', 'b' or None"."""
+    named = [repr(name) for name in choices(annotation)]
+    others = [_describe(part) for part in _members(annotation) if not choices(part)]
+    texts = [named[0] if len(named) == 1 else "one of " + ", ".join(named)] if named else []
+    return " or ".join(texts + others)
+
+
+def _describe(annotation: Any) -> str:
+    origin, args = get_origin(annotation), get_args(annotation)
+    if annotation is types.NoneType:
+        return "None"
+    if origin is Annotated:
+        bounds = " and ".join(_describe_bound(bound) for bound in args[1:])
+        return f"{_describe(args[0])} {bounds}"
+    if origin is tuple:
+        return "a tuple of " + _describe(args[0]).split(" ", 1)[1].replace("int", "ints", 1)
+    if origin is dict:
+        values = "" if args[1] is Any else " to " + _describe(args[1]).split(" ", 1)[1] + "s"
+        return f"a dict of names{values}"
+    return f"{'an' if annotation is int else 'a'} {annotation.__name__}"
+
+
+def choices(annotation: Any) -> list[str]:
+    """Return the names that an annotation admits."""
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    if get_origin(annotation) is Annotated:
+        named = [bound for bound in annotation.__metadata__ if isinstance(bound, OneOf)]
+        return list(named[0].registry) if named else []
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [name for part in get_args(annotation) for name in choices(part)]
+    return []
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    union = get_origin(annotation) in (Union, types.UnionType)
+    return get_args(annotation) if union else (annotation,)
+
+
+def _describe_bound(bound: Any) -> str:
+    signs = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")}
+    sign, attribute = signs[type(bound)]
+    return f"{sign} {getattr(bound, attribute)}"
+
+
+def _plain(value: Any) -> Any:
+    """Return NumPy scalars and sequences as Python's own."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    return tuple(_plain(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+@cache
+def _annotations(cls: Any) -> dict[str, Any]:
+    hints = get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclass_fields(cls)}
+
+
+@cache
+def _adapters(cls: Any) -> dict[str, TypeAdapter[Any]]:
+    strict = ConfigDict(strict=True, allow_inf_nan=False)
+    return {
+        name: TypeAdapter(annotation, config=strict)
+        for name, annotation in cls.annotations().items()
+    }

@@ -1,0 +1,227 @@
+"""From data and parameters to what the loop needs: sources, a net, a number of epochs."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from narrows.data.modalities import Modality, modality_of
+from narrows.data.scaling import Range
+from narrows.data.sources import InMemory
+from narrows.data.splits import split
+from narrows.errors import DataError, ParameterError, nearest
+from narrows.fields import UnknownParameterError
+from narrows.net import Net
+from narrows.parts.likelihoods import LIKELIHOODS, Likelihood
+from narrows.parts.networks import ARCHITECTURES, Sizes
+
+if TYPE_CHECKING:
+    from narrows.base import BaseAutoencoder
+
+__all__ = ["FitOptions", "assemble", "check_options", "epochs", "sources", "start_output"]
+
+Weights = NDArray[np.float32]
+STEPS = 8000
+"""What epochs="auto" aims at, within 10 to 100 epochs."""
+RANGES: dict[str, Range] = {"sigmoid": "unit", "tanh": "symmetric"}
+"""Where outputs of an activation lie."""
+
+
+class FitOptions(TypedDict, total=False):
+    """What `fit` may be told of the data and the run, beside the parameters.
+
+    Attributes:
+        sample_weight: ``(n,)`` weights of the samples in the loss and in no other place.
+        validation: held-out data like X, instead of the `validation` fraction.
+        groups: ``(n,)``; rows of one group are held out together.
+        checkpoint: folder for the state of training, written after every epoch.
+        resume: go on from the newest checkpoint in that folder.
+    """
+
+    sample_weight: ArrayLike | None
+    validation: Any
+    groups: ArrayLike | None
+    checkpoint: str | Path | None
+    resume: bool
+
+
+def check_options(options: FitOptions) -> None:
+    """Refuse options of `fit` that do not exist, or that need another one."""
+    known = FitOptions.__annotations__
+    for name in options:
+        if name not in known:
+            raise UnknownParameterError(
+                f"fit has no option '{name}'.{nearest(name, known)} It has: {', '.join(known)}."
+            )
+    if options.get("resume") and options.get("checkpoint") is None:
+        raise ParameterError("resume=True needs checkpoint=, the folder to resume from.")
+
+
+def sources(
+    model: "BaseAutoencoder",
+    X: Any,
+    modality: Modality | None,
+    seed: int,
+    *,
+    fraction: float = 0.0,
+    sample_weight: ArrayLike | None = None,
+    validation: Any = None,
+    groups: ArrayLike | None = None,
+) -> tuple[Modality, InMemory, InMemory | None, NDArray[np.intp]]:
+    """Read X, hold rows out, learn the modality from the others, and turn both into tensors.
+
+    Args:
+        model: the estimator, for its parameters.
+        X: the user's data.
+        modality: what an earlier fit learned, or None to learn it.
+        seed: of the random split.
+        fraction: share of the rows to hold out.
+        sample_weight: weights of the rows.
+        validation: held-out data, instead of a share of X.
+        groups: rows of one group stay together.
+
+    Returns:
+        The modality, the training source, the held-out one or None, and the rows of X in it.
+    """
+    owner = type(model).__name__
+    known = modality or modality_of(X, model.modality)
+    array = known.read(X, owner)
+    weight = check_weight(sample_weight, len(array))
+    if groups is not None and (validation is not None or model.validation_split == "last"):
+        raise ParameterError(
+            "groups are held out at random: they go neither with validation= nor with "
+            "validation_split='last'."
+        )
+    fraction = 0.0 if validation is not None else fraction
+    train, rest = split(len(array), fraction, model.validation_split, seed, groups)
+    if weight is not None:  # a weight of zero leaves a sample out
+        train, rest = (rows[weight[rows] > 0] for rows in (train, rest))
+    if not len(train):
+        raise DataError("No row is left to train on: they are held out or have no weight.")
+    if model.batch_norm and min(len(train), model.batch_size) < 2:
+        raise DataError(
+            f"batch_norm=True needs at least 2 samples in a batch; X has {len(train)} to train "
+            f"on, and batch_size is {model.batch_size}."
+        )
+    known = modality or known.learn(array[train], target_range(model))
+    source = _source(model, known, array[train], weight if weight is None else weight[train])
+    if validation is not None:
+        return known, source, _source(model, known, known.read(validation, owner), None), rest
+    if not len(rest):
+        return known, source, None, rest
+    held = _source(model, known, array[rest], weight if weight is None else weight[rest])
+    return known, source, held, rest
+
+
+def _source(
+    model: "BaseAutoencoder", modality: Modality, array: NDArray[Any], weight: Weights | None
+) -> InMemory:
+    x, mask = modality.encode(array)
+    unit = LIKELIHOODS[model.likelihood].support == "unit"
+    if unit and not 0 <= x.min() <= x.max() <= 1 + 1e-6:
+        if model.scaling in ("none", "standard", "robust"):
+            raise DataError(
+                f"likelihood='{model.likelihood}' explains values in [0, 1]; X has values from "
+                f"{float(x.min()):.4g} to {float(x.max()):.4g}. Set scaling='auto' or 'minmax', "
+                "or likelihood='gaussian'."
+            )
+        x = x.clamp(0, 1)  # held-out values beyond the range of the training rows
+    return InMemory(x, mask, None if weight is None else torch.from_numpy(weight / weight.mean()))
+
+
+def check_weight(weight: ArrayLike | None, n: int) -> Weights | None:
+    """Return sample weights ``(n,)``.
+
+    Raises:
+        DataError: they have another shape, are negative, not finite, or all zero.
+    """
+    if weight is None:
+        return None
+    values = np.asarray(weight, dtype=np.float64)
+    if values.shape != (n,):
+        raise DataError(
+            f"sample_weight has the shape {values.shape}; expected ({n},), one a sample."
+        )
+    if not np.isfinite(values).all() or (values < 0).any():
+        raise DataError("sample_weight holds negative or non-finite values; weights must be ≥ 0.")
+    if not values.any():
+        raise DataError("Every sample_weight is zero: at least one sample must count.")
+    return np.asarray(values, dtype=np.float32)
+
+
+def target_range(model: "BaseAutoencoder") -> Range:
+    """Return where the data shall lie inside the model."""
+    support = LIKELIHOODS[model.likelihood].support
+    if model.scaling == "auto":
+        return "unit" if support == "unit" else RANGES.get(model.output_activation, "standard")
+    if model.scaling == "minmax" and model.output_activation == "tanh":
+        return "symmetric"
+    return "unit" if model.scaling == "minmax" else model.scaling
+
+
+def assemble(model: "BaseAutoencoder", modality: Modality) -> Net:
+    """Return a new net of the model's latent, its architecture and its likelihood."""
+    latent = model.latent()
+    name = model.likelihood
+    output = None if model.output_activation == "auto" else model.output_activation
+    likelihood: Likelihood = _call(
+        model, LIKELIHOODS, "likelihood", name, output=output, log_units=modality.log_units
+    )
+    channels, *rest = modality.shape
+    out = (channels * likelihood.channels, *rest)
+    sizes = Sizes(modality.shape, latent.width, latent.code_shape, out)
+    name = modality.architecture if model.architecture == "auto" else model.architecture
+    encoder, decoder = _call(model, ARCHITECTURES, "architecture", name, sizes=sizes)
+    return Net(encoder, latent, decoder, likelihood)
+
+
+def _call(
+    model: "BaseAutoencoder",
+    registry: Mapping[str, Callable[..., Any]],
+    kind: str,
+    name: str,
+    **given: Any,
+) -> Any:
+    """Call a registered part with those of the model's fields that its signature names.
+
+    Raises:
+        ParameterError: a field that only other parts of this kind read was set.
+    """
+    owner, defaults, values = type(model).__name__, model.defaults(), model.fields()
+    if name not in registry:
+        raise ParameterError(
+            f"{owner} needs {kind}='{name}', which is not registered.{nearest(name, registry)} It "
+            f"is one of {', '.join(registry)}; import the module that registers it."
+        )
+    wanted = {part: set(inspect.signature(call).parameters) for part, call in registry.items()}
+    for field in sorted(set().union(*wanted.values()) & set(defaults) - wanted[name]):
+        if values[field] != defaults[field]:
+            readers = " or ".join(repr(part) for part in registry if field in wanted[part])
+            raise ParameterError(
+                f"The '{field}' parameter of {owner} has no effect with {kind}='{name}'; it is "
+                f"for {kind}={readers}. Leave it at {defaults[field]!r}."
+            )
+    known = values | given
+    return registry[name](**{key: known[key] for key in wanted[name] if key in known})
+
+
+@torch.no_grad()
+def start_output(net: Net, source: InMemory) -> None:
+    """Start the decoder's last bias where the output is the mean of the data."""
+    mean = net.likelihood.bias(source.x.mean(0))
+    biases = [p for name, p in net.decoder.named_parameters() if name.endswith("bias")]
+    if biases and biases[-1].numel() == mean.numel():
+        biases[-1].copy_(mean.flatten())
+    elif biases and biases[-1].numel() == len(mean):
+        biases[-1].copy_(mean.flatten(1).mean(1))
+
+
+def epochs(model: "BaseAutoencoder", source: InMemory) -> int:
+    """Return how often training passes over the source."""
+    if model.epochs != "auto":
+        return int(model.epochs)
+    return min(100, max(10, -(-STEPS // source.steps(model.batch_size))))

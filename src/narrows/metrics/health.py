@@ -1,0 +1,125 @@
+"""Health: what the history and the codes say about a training, in plain sentences."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Diagnosis", "Finding", "active_units", "diagnose"]
+
+Array = NDArray[np.float32]
+Level = Literal["good", "notice", "problem"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence about the model's health, and what to do where something is wrong."""
+
+    name: str
+    level: Level
+    text: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"[{self.level}] {self.text}" + (f" {self.remedy}" if self.remedy else "")
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The findings, and the numbers behind them.
+
+    Attributes:
+        findings: what was found, problems first.
+        variance: variance of each unit's code over the training samples, ``(units,)``.
+        kl: mean KL of each unit in nats, ``(units,)``; empty for point codes.
+        active: number of units that carry information.
+    """
+
+    findings: Sequence[Finding]
+    variance: Array
+    kl: Array = field(default_factory=lambda: np.zeros(0, np.float32))
+    active: int = 0
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.findings))
+
+
+def active_units(codes: Array, threshold: float = 0.01) -> NDArray[np.bool_]:
+    """Tell which units' posterior means vary: Var_x(E[z | x]) > threshold (Burda et al., 2016).
+
+    Args:
+        codes: ``(samples, units)``.
+        threshold: of the variance, for a prior of variance 1.
+    """
+    active: NDArray[np.bool_] = codes.var(0) > threshold
+    return active
+
+
+def diagnose(
+    history: Sequence[dict[str, float]], codes: Array, unit_kl: Array | None = None
+) -> Diagnosis:
+    """Return the findings on a training.
+
+    Args:
+        history: one row an epoch.
+        codes: deterministic codes of training samples, ``(samples, units)``.
+        unit_kl: mean KL of each unit in nats, or None for point codes.
+    """
+    variance = codes.var(0)
+    threshold = 0.01 if unit_kl is not None else 1e-4 * float(variance.max(initial=1e-12))
+    active = active_units(codes, threshold)
+    findings = [_units(active, variational=unit_kl is not None), *_course(history)]
+    order = {"problem": 0, "notice": 1, "good": 2}
+    findings.sort(key=lambda finding: order[finding.level])
+    kl = np.zeros(0, np.float32) if unit_kl is None else unit_kl
+    return Diagnosis(findings, variance, kl, int(active.sum()))
+
+
+def _units(active: NDArray[np.bool_], variational: bool) -> Finding:
+    units, used = len(active), int(active.sum())
+    if used == 0:
+        remedy = (
+            "Lower beta, or use scale='optimal': the likelihood's scale is too wide."
+            if variational
+            else "Lower the penalties or the learning rate, or train longer."
+        )
+        return Finding(
+            "collapse", "problem", f"The code collapsed: none of {units} units varies.", remedy
+        )
+    if used < units:
+        text = f"{used} of {units} units of the code are active; the rest carry nothing."
+        remedy = f"latent_dim={used} would do as well" + (" at this beta." if variational else ".")
+        return Finding("unused units", "notice", text, remedy)
+    text = f"All {units} units" if units > 1 else "The one unit"
+    return Finding("units", "good", f"{text} of the code {'are' if units > 1 else 'is'} active.")
+
+
+def _course(history: Sequence[dict[str, float]]) -> list[Finding]:
+    """Read over- and underfitting off the curves of the mean squared error."""
+    train = np.array([row["mse"] for row in history])
+    held = np.array([row["validation_mse"] for row in history if "validation_mse" in row])
+    findings = []
+    tail = max(1, len(train) // 10)
+    if len(train) >= 10 and train[-1] < 0.97 * train[-1 - tail]:
+        fall = 1 - train[-1] / train[-1 - tail]
+        text = f"The error still fell by {fall:.0%} in the last {tail} epochs."
+        findings.append(Finding("underfitting", "notice", text, "More epochs would improve it."))
+    if len(held):
+        rise, gap = held[-1] / held.min() - 1, held[-1] / max(train[-1], 1e-12)
+        if rise > 0.1:
+            text = (
+                f"Overfitting: the held-out error rose by {rise:.0%} after its best at epoch "
+                f"{int(held.argmin()) + 1}."
+            )
+            remedy = "Set patience to stop there, or use dropout, more data or a smaller net."
+            findings.append(Finding("overfitting", "problem", text, remedy))
+        elif gap > 1.5:
+            text = f"The held-out error is {gap:.1f} times the training error."
+            remedy = "More data, dropout or a smaller net would narrow the gap."
+            findings.append(Finding("generalisation", "notice", text, remedy))
+        else:
+            text = f"The held-out error is {gap:.2f} times the training error: no overfitting."
+            findings.append(Finding("generalisation", "good", text))
+    return findings

@@ -1,0 +1,87 @@
+"""The product of the parts as plain data: any architecture, latent, likelihood and penalties."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Annotated, Any
+
+from narrows.base import BaseAutoencoder
+from narrows.data.corruption import CORRUPTIONS
+from narrows.data.modalities import Modality
+from narrows.data.sources import Batch
+from narrows.errors import ParameterError, nearest
+from narrows.fields import NonNegative, OneOf
+from narrows.net import Move, Net, Step, Terms
+from narrows.parts.latents import LATENTS, Latent
+from narrows.parts.penalties import PENALTIES, refuse_mixing
+
+__all__ = ["ComposedAutoencoder"]
+
+
+class ComposedAutoencoder(BaseAutoencoder):
+    """Parts named in plain data, for searches over the whole grid.
+
+    -log p(x | z) + sum_c charges_c + sum_p weight_p * penalty_p
+
+    Args:
+        code: name of the latent.
+        code_options: what the latent takes beside its size.
+        charges: weights of what the latent charges, by name; 1 where none is given.
+        penalties: weights of penalties, by name.
+        corruption: what is done to the encoder's input in training; None does nothing.
+        noise: amount of the corruption.
+
+    >>> from narrows import ComposedAutoencoder
+    >>> from sklearn.datasets import load_iris
+    >>> X = load_iris().data
+    >>> model = ComposedAutoencoder(
+    ...     code="gaussian", charges={"kl": 0.5}, penalties={"jacobian": 0.1}, epochs=20
+    ... )
+    >>> sorted(model.fit(X).history_[0])[:5]
+    ['epoch', 'jacobian', 'kl', 'learning_rate', 'loss']
+    """
+
+    code: Annotated[str, OneOf(LATENTS)] = "point"
+    code_options: dict[str, Any] | None = None
+    charges: dict[str, NonNegative] | None = None
+    penalties: dict[str, NonNegative] | None = None
+    corruption: Annotated[str, OneOf(CORRUPTIONS)] | None = None
+    noise: NonNegative = 0.3
+
+    def latent(self) -> Latent:
+        """Return the named latent."""
+        try:
+            return LATENTS[self.code](self.latent_dim, **(self.code_options or {}))
+        except TypeError as error:
+            raise ParameterError(
+                f"code_options do not fit code='{self.code}': {error}."
+            ) from error
+
+    def build(self, modality: Modality) -> Net:
+        """Refuse an encoder that mixes samples where a Jacobian is asked for."""
+        net = super().build(modality)
+        if {"jacobian", "jacobian_exact"} & set(self.penalties or {}):
+            refuse_mixing(net)
+        return net
+
+    def objective(self, step: Step) -> Terms:
+        """Weigh the charges and add the penalties."""
+        terms = {"nll": step.nll, **step.charges}
+        for name, weight in (self.charges or {}).items():
+            terms[name] = weight * self._known(name, step.charges, "charges")
+        for name, weight in (self.penalties or {}).items():
+            terms[name] = weight * self._known(name, PENALTIES, "penalties")(self.net_, step)
+        return terms
+
+    def losses(self, batch: Batch) -> Iterator[Move]:
+        """Corrupt the encoder's input where asked to."""
+        if self.corruption is not None:
+            batch = replace(batch, x=CORRUPTIONS[self.corruption](batch.x, self.noise))
+        return super().losses(batch)
+
+    def _known(self, name: str, options: dict[str, Any], field: str) -> Any:
+        if name not in options:
+            raise ParameterError(
+                f"The '{field}' parameter of ComposedAutoencoder names '{name}', which is not one "
+                f"of {sorted(options)}.{nearest(name, options)}"
+            )
+        return options[name]

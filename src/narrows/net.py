@@ -1,0 +1,146 @@
+"""Net = encoder -> latent -> decoder -> likelihood, and Step, the record of one pass."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from narrows.data.sources import Batch
+from narrows.parts.latents import DiagonalGaussian, Latent
+from narrows.parts.likelihoods import Likelihood
+
+__all__ = ["Move", "Net", "Player", "Step", "Terms", "forms", "outline"]
+
+Terms = dict[str, Tensor]
+"""Named parts of a loss: ``(batch,)``, or 0-d for a statistic of the whole batch."""
+Player = tuple[list[nn.Module], dict[str, Any]]
+"""The modules that one player trains, and its optimizer's options (``learning_rate``, ...)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """The record of one pass; objectives only read it.
+
+    Attributes:
+        batch: what came in.
+        h: what the encoder put out, ``(batch, *latent.width)``.
+        q: the posterior, or None for a point code.
+        z: the code, ``(batch, *latent.code_shape)``.
+        out: what the decoder put out.
+        nll: -log p(target | z) in nats, ``(batch,)``, or ``(particles, batch)``.
+        charges: what the latent costs, by name.
+        progress: how far training is, 0-d in [0, 1]; it drives every schedule.
+    """
+
+    batch: Batch
+    h: Tensor
+    q: DiagonalGaussian | None
+    z: Tensor
+    out: Tensor
+    nll: Tensor
+    charges: Terms
+    progress: Tensor
+
+
+class Move(NamedTuple):
+    """One player's turn: what it pays, and the pass behind it if running state follows from it."""
+
+    player: str
+    terms: Terms
+    step: Step | None = None
+
+
+class Net(nn.Module):
+    """An encoder, a latent, a decoder and a likelihood in their order.
+
+    Children named ``critic...`` play against the rest.
+    """
+
+    progress: Tensor
+
+    def __init__(
+        self, encoder: nn.Module, latent: Latent, decoder: nn.Module, likelihood: Likelihood
+    ) -> None:
+        super().__init__()
+        self.encoder, self.latent = encoder, latent
+        self.decoder, self.likelihood = decoder, likelihood
+        self.register_buffer("progress", torch.zeros(()), persistent=False)
+
+    def forward(self, batch: Batch, noise: Tensor | None = None) -> Step:
+        """Run one pass; `noise` fixes the latent's draw, also in evaluation."""
+        h, context = self.encode(batch)
+        return self.complete(batch, h, context, noise)
+
+    def encode(self, batch: Batch) -> tuple[Tensor, tuple[Any, ...]]:
+        """Return h and the context that the decoder gets beside the code."""
+        h = self.encoder(batch)
+        return (h[0], h[1:]) if isinstance(h, tuple) else (h, ())
+
+    def complete(
+        self, batch: Batch, h: Tensor, context: tuple[Any, ...], noise: Tensor | None = None
+    ) -> Step:
+        """Go on from h to the end of the pass."""
+        z, charges = self.latent(h, noise)
+        out = self.decoder(z, batch, *context)
+        nll = self.likelihood.nll(out, batch.target, batch.mask)
+        return Step(batch, h, self.latent.posterior(h), z, out, nll, charges, self.progress)
+
+    def code(self, batch: Batch) -> Tensor:
+        """Return the deterministic code, ``(batch, *code_shape)``."""
+        return self.latent.mean(self.encode(batch)[0])
+
+    def encoding(self, step: Step) -> Callable[[Tensor], Tensor]:
+        """Return x -> deterministic code for the step's batch, to be differentiated."""
+        return lambda x: self.code(replace(step.batch, x=x))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return E[x | z] for bare codes."""
+        return self.likelihood.mean(self.decoder(z))
+
+    def elbo(self, batch: Batch, noise: Tensor | None) -> Tensor:
+        """Return the bound on log p(x) in nats, ``(batch,)``: -nll - kl, in expectation over z.
+
+        Args:
+            batch: samples.
+            noise: ``(draws, *code_shape)``, the same for every sample; None scores at the code's
+                mean, which is no bound.
+        """
+        h, context = self.encode(batch)
+        draws = [None] if noise is None or self.latent.prior() is None else noise.split(1)
+        steps = (self.complete(batch, h, context, draw) for draw in draws)
+        bounds = [-step.nll - step.charges.get("kl", torch.zeros(())) for step in steps]
+        return torch.stack(bounds).mean(0)
+
+    @torch.no_grad()
+    def statistics(self, step: Step) -> Terms:
+        """Return what the history shows beside the terms: 0-d each, in the modality's units."""
+        square = (self.likelihood.mean(step.out) - step.batch.target).square()
+        if step.batch.mask is not None:
+            square = square * step.batch.mask / step.batch.mask.mean().clamp(min=1e-6)
+        return {"mse": square.mean()} | self.latent.statistics(step.h)
+
+    @torch.no_grad()
+    def update(self, step: Step) -> None:
+        """Change running state (scales, codebooks), once for each optimizer step."""
+        batch = step.batch
+        self.likelihood.update(step.nll, batch.target, batch.mask, batch.weight)
+        self.latent.update(step.h)
+
+    def players(self) -> dict[str, Player]:
+        """Return ``{name: (modules, optimizer options)}``: disjoint, covering all parameters."""
+        critics = {name for name, _ in self.named_children() if name.startswith("critic")}
+        rest = [child for name, child in self.named_children() if name not in critics]
+        players: dict[str, Player] = {"autoencoder": (rest, {})}
+        return players | {name: ([self.get_submodule(name)], {}) for name in sorted(critics)}
+
+
+def forms(state: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Return shape and type of tensors by name."""
+    return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}
+
+
+def outline(net: Net) -> tuple[str, dict[str, tuple[tuple[int, ...], torch.dtype]]]:
+    """Return what two nets of one structure have in common, whatever their weights."""
+    return repr(net), forms(net.state_dict())

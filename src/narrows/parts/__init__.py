@@ -1,0 +1,1 @@
+"""Pure torch building blocks: architectures, latents, likelihoods, penalties."""

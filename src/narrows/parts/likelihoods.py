@@ -1,0 +1,210 @@
+"""Likelihoods: p(x | z) from what the decoder puts out, in nats, summed over a sample."""
+
+from math import log, pi
+from typing import ClassVar, Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from narrows.errors import ParameterError
+from narrows.parts.networks import ACTIVATIONS
+
+__all__ = ["LIKELIHOODS", "Bernoulli", "Gaussian", "Laplace", "Likelihood", "likelihood"]
+
+L = TypeVar("L", bound=type["Likelihood"])
+LIKELIHOODS: dict[str, type["Likelihood"]] = {}
+
+
+def likelihood(cls: L) -> L:
+    """Register a likelihood under its lower-case name."""
+    LIKELIHOODS[cls.__name__.lower()] = cls
+    return cls
+
+
+class Likelihood(nn.Module):
+    """Base of the likelihoods; a sample may have any shape, `mask` is 1 where it was observed."""
+
+    channels: ClassVar[int] = 1
+    """How many values the decoder must put out for each value of x."""
+    support: ClassVar[Literal["real", "unit"]] = "real"
+    """The range of x that it can explain: any real number, or [0, 1]."""
+    output: ClassVar[str] = "linear"
+    """The activation from the decoder's output to the mean where the user names none."""
+
+    def __init__(self, output: str | None = None) -> None:
+        super().__init__()
+        self.output_activation = output or self.output
+        self.activation = ACTIVATIONS[self.output_activation]()
+
+    def nll(self, out: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return -log p(x | z) in nats, summed over the observed values: ``(batch,)``."""
+        raise NotImplementedError
+
+    def mean(self, out: Tensor) -> Tensor:
+        """Return E[x | z], shaped like x."""
+        mean: Tensor = self.activation(out)
+        return mean
+
+    def sample(self, out: Tensor) -> Tensor:
+        """Draw x from p(x | z)."""
+        raise NotImplementedError
+
+    def bias(self, mean: Tensor) -> Tensor:
+        """Return the decoder output whose mean is `mean`: where the last layer's bias starts."""
+        if self.output_activation == "sigmoid":
+            return mean.clamp(1e-3, 1 - 1e-3).logit()
+        if self.output_activation == "tanh":
+            return mean.clamp(-1 + 1e-3, 1 - 1e-3).atanh()
+        return mean
+
+    def update(
+        self, nll: Tensor, x: Tensor, mask: Tensor | None = None, weight: Tensor | None = None
+    ) -> None:
+        """Change running state after an optimizer step, from the nll that it was made with."""
+
+
+class _Spread(Likelihood):
+    """A location family with one scale s: nll = sum |x - mean|^p / (p s^p) + log s + log norm.
+
+    Args:
+        scale: "optimal" keeps the running closed-form optimum s^p = mean |x - mean|^p (Rybkin et
+            al., 2021), frozen in evaluation; "learned" makes it a parameter; a number fixes it.
+        output: activation of the decoder's output.
+        log_units: log of the data's units per unit of x, broadcastable to a sample; it makes the
+            nll a density of the data as the user gave them.
+    """
+
+    log_scale: Tensor
+    deviation: Tensor
+    updates: Tensor
+    log_units: Tensor
+    power: ClassVar[int]
+    log_norm: ClassVar[float]
+    floor = 1e-3
+    rate = 0.1
+
+    def __init__(
+        self,
+        scale: float | Literal["optimal", "learned"] = "optimal",
+        output: str | None = None,
+        log_units: Tensor | None = None,
+    ) -> None:
+        super().__init__(output)
+        self.scale = scale
+        start = torch.tensor(0.0 if isinstance(scale, str) else log(scale))
+        if scale == "learned":
+            self.log_scale = nn.Parameter(start)
+        else:
+            self.register_buffer("log_scale", start)
+        self.register_buffer("deviation", torch.tensor(1.0))
+        self.register_buffer("updates", torch.tensor(0.0))
+        self.register_buffer("log_units", torch.zeros(1) if log_units is None else log_units)
+
+    def extra_repr(self) -> str:
+        """Show how the scale is found."""
+        return f"scale={self.scale!r}"
+
+    def nll(self, out: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return -log p(x | z) in nats, summed over the observed values: ``(batch,)``."""
+        distance = self.distance(self.mean(out), x)
+        total = distance if mask is None else distance * mask
+        factor = (-self.power * self.log_scale).exp() / self.power
+        return total.flatten(1).sum(1) * factor + self.offset(x, mask)
+
+    def offset(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the nll of a perfect reconstruction: ``(batch,)``, or 0-d without a mask."""
+        constant = self.log_scale + self.log_norm + self.log_units
+        if mask is None:
+            return constant.expand(x.shape[1:]).sum()
+        return (constant * mask).flatten(1).sum(1)
+
+    def distance(self, mean: Tensor, x: Tensor) -> Tensor:
+        """Return |x - mean|^p for each value."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def update(
+        self, nll: Tensor, x: Tensor, mask: Tensor | None = None, weight: Tensor | None = None
+    ) -> None:
+        """Move the running optimum: r <- r + max(1/n, rate) (batch mean of |x - mean|^p - r).
+
+        The nll is affine in that mean, which is therefore had without another look at x.
+        """
+        if self.scale != "optimal":
+            return
+        excess = nll - self.offset(x, mask)
+        if mask is None and weight is None:
+            batch = excess.mean() / x[0].numel()
+        else:
+            count = torch.full_like(nll, x[0].numel()) if mask is None else mask.flatten(1).sum(1)
+            weight = torch.ones_like(nll) if weight is None else weight
+            batch = (excess * weight).sum() / (count * weight).sum().clamp(min=1e-6)
+        batch = batch * self.power * (self.power * self.log_scale).exp()
+        self.updates.add_(1)
+        self.deviation.lerp_(batch, self.updates.reciprocal().clamp(min=self.rate))
+        self.log_scale.copy_(self.deviation.clamp(min=self.floor**self.power).log() / self.power)
+
+
+@likelihood
+class Gaussian(_Spread):
+    """N(x; mean, s^2): squared error with its scale."""
+
+    power = 2
+    log_norm = 0.5 * log(2 * pi)
+
+    def distance(self, mean: Tensor, x: Tensor) -> Tensor:
+        """Return (x - mean)^2."""
+        return F.mse_loss(mean, x, reduction="none")
+
+    def sample(self, out: Tensor) -> Tensor:
+        """Draw x from the normal."""
+        mean = self.mean(out)
+        return mean + self.log_scale.exp() * torch.randn_like(mean)
+
+
+@likelihood
+class Laplace(_Spread):
+    """Laplace(x; mean, s): absolute error with its scale, robust to outlying values."""
+
+    power = 1
+    log_norm = log(2.0)
+
+    def distance(self, mean: Tensor, x: Tensor) -> Tensor:
+        """Return |x - mean|."""
+        return F.l1_loss(mean, x, reduction="none")
+
+    def sample(self, out: Tensor) -> Tensor:
+        """Draw x from the Laplace distribution: a difference of two exponentials."""
+        mean = self.mean(out)
+        draws = torch.empty(2, *mean.shape, device=mean.device, dtype=mean.dtype).exponential_()
+        return mean + self.log_scale.exp() * (draws[0] - draws[1])
+
+
+@likelihood
+class Bernoulli(Likelihood):
+    """Binary cross-entropy on logits, for x in [0, 1].
+
+    On grey values it is a common loss but not a density: it ignores the continuous Bernoulli's
+    normaliser (Loaiza-Ganem & Cunningham, 2019), so compare its nll only with itself.
+    """
+
+    support = "unit"
+    output = "sigmoid"
+
+    def __init__(self, output: str | None = None) -> None:
+        super().__init__(output)
+        if self.output_activation != "sigmoid":
+            raise ParameterError(
+                "likelihood='bernoulli' needs probabilities: output_activation must be 'auto' or "
+                f"'sigmoid'. Got '{output}' instead."
+            )
+
+    def nll(self, out: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return -log p(x | z) in nats, summed over the observed values: ``(batch,)``."""
+        loss = F.binary_cross_entropy_with_logits(out, x, mask, reduction="none")
+        return loss.flatten(1).sum(1)
+
+    def sample(self, out: Tensor) -> Tensor:
+        """Draw zeros and ones."""
+        return torch.bernoulli(self.mean(out))

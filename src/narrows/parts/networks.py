@@ -1,0 +1,302 @@
+"""Architectures: from sizes to an encoder and a mirrored decoder."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil, log2, prod
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from narrows.errors import ParameterError
+
+if TYPE_CHECKING:
+    from narrows.data.sources import Batch
+
+__all__ = [
+    "ACTIVATIONS",
+    "ARCHITECTURES",
+    "Architecture",
+    "Decoder",
+    "Dropout",
+    "DroppedCode",
+    "Encoder",
+    "Sizes",
+    "architecture",
+    "conv",
+    "initialise",
+    "linear",
+    "mlp",
+]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "linear": nn.Identity,
+}
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d | nn.ConvTranspose2d)
+RECTIFIERS = {"relu", "leaky_relu", "elu", "gelu", "silu"}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What an architecture must connect: one sample's shapes, without the batch axis."""
+
+    x: tuple[int, ...]
+    h: tuple[int, ...]
+    z: tuple[int, ...]
+    out: tuple[int, ...]
+
+
+class Encoder(nn.Sequential):
+    """Layers from ``batch.x`` to h; subclass it to read more of the batch or to return context."""
+
+    def forward(self, batch: "Batch") -> Tensor | tuple[Tensor, ...]:
+        """Return h, or ``(h, *context)`` where the decoder needs more than the code."""
+        h: Tensor = super().forward(batch.x)
+        return h
+
+
+class Decoder(nn.Sequential):
+    """Layers from z to what the likelihood reads."""
+
+    def forward(self, z: Tensor, batch: "Batch | None" = None, *context: Tensor) -> Tensor:
+        """Decode codes; `batch` and `context` are for subclasses that need them."""
+        del batch, context
+        out: Tensor = super().forward(z)
+        return out
+
+
+Architecture = Callable[..., tuple[nn.Module, nn.Module]]
+ARCHITECTURES: dict[str, Architecture] = {}
+
+
+def architecture(build: Architecture) -> Architecture:
+    """Register ``build(sizes, *, fields...) -> (encoder, decoder)`` under its own name.
+
+    Its keyword arguments name the estimator's fields that it reads; every other field of the
+    networks is refused with a sentence when it is set.
+    """
+    ARCHITECTURES[build.__name__] = build
+    return build
+
+
+@architecture
+def linear(sizes: Sizes) -> tuple[nn.Module, nn.Module]:
+    """Build one affine layer each way: the autoencoder whose optimum is PCA's subspace."""
+    encoder = [nn.Flatten(), initialise(nn.Linear(prod(sizes.x), prod(sizes.h)))]
+    decoder = [initialise(nn.Linear(prod(sizes.z), prod(sizes.out)))]
+    return Encoder(*encoder, *_shape(sizes.h)), Decoder(nn.Flatten(), *decoder, *_shape(sizes.out))
+
+
+@architecture
+def mlp(
+    sizes: Sizes,
+    *,
+    hidden: Sequence[int] | None = None,
+    activation: str = "silu",
+    dropout: float = 0.0,
+    batch_norm: bool = False,
+    tied: bool = False,
+) -> tuple[nn.Module, nn.Module]:
+    """Build dense layers, mirrored; `tied` decodes with the encoder's weights, transposed."""
+    widths = (prod(sizes.x), *((256, 128) if hidden is None else hidden))
+    top = initialise(nn.Linear(widths[-1], prod(sizes.h)))
+    encoder = Encoder(
+        nn.Flatten(), *_dense(widths, activation, dropout, batch_norm), top, *_shape(sizes.h)
+    )
+    mirrored = (prod(sizes.z), *widths[:0:-1])
+    bottom: nn.Module = initialise(nn.Linear(mirrored[-1], prod(sizes.out)))
+    layers = [*_dense(mirrored, activation, dropout, batch_norm), bottom]
+    if tied:
+        layers = _tie(encoder, layers)
+    return encoder, Decoder(nn.Flatten(), *layers, *_shape(sizes.out))
+
+
+@architecture
+def conv(
+    sizes: Sizes,
+    *,
+    hidden: Sequence[int] | None = None,
+    activation: str = "silu",
+    dropout: float = 0.0,
+    batch_norm: bool = False,
+    downsampling: str = "stride",
+) -> tuple[nn.Module, nn.Module]:
+    """Build 2-d convolutions that halve the image once per entry of `hidden`, and their mirror.
+
+    Any height and width work: each stage rounds up, and its transposed convolution returns to
+    the exact size. `downsampling` halves by a stride of 2 or by pooling (max, average).
+    """
+    if len(sizes.x) != 3:
+        raise ParameterError(
+            f"architecture='conv' needs images (channels, height, width); a sample here has the "
+            f"shape {sizes.x}. Use architecture='mlp', or modality='image'."
+        )
+    channels, *grid = sizes.x
+    if hidden is None:
+        stages = max(2, ceil(log2(max(*grid, 9) / 8)))
+        hidden = [min(32 * 2**i, 256) for i in range(stages)]
+    widths = [channels, *hidden]
+    grids = [tuple(grid)]
+    down: list[nn.Module] = []
+    for a, b in pairwise(widths):
+        down += _stage(nn.Conv2d, a, b, activation, dropout, batch_norm, downsampling)
+        grids.append((ceil(grids[-1][0] / 2), ceil(grids[-1][1] / 2)))
+    inner = (widths[-1], *grids[-1])
+    encoder = [*down, nn.Flatten(), initialise(nn.Linear(prod(inner), prod(sizes.h)))]
+
+    up: list[nn.Module] = _dense((prod(sizes.z), prod(inner)), activation, 0.0, False)
+    up.append(nn.Unflatten(1, inner))
+    for i in range(len(hidden), 0, -1):
+        size, last = grids[i - 1], i == 1
+        padding = tuple((side + 1) % 2 for side in size)
+        up += _stage(
+            nn.ConvTranspose2d,
+            widths[i],
+            sizes.out[0] if last else widths[i - 1],
+            "linear" if last else activation,
+            0.0 if last else dropout,
+            batch_norm and not last,
+            output_padding=padding,
+        )
+    if not hidden:
+        up = [initialise(nn.Linear(prod(sizes.z), prod(sizes.out))), *_shape(sizes.out)]
+    return Encoder(*encoder, *_shape(sizes.h)), Decoder(nn.Flatten(), *up)
+
+
+# -- pieces ---------------------------------------------------------------------------------
+
+
+class Dropout(nn.Module):
+    """Dropout whose mask comes from 16 random bits a value: four times cheaper than Bernoulli."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.kept = max(1, round((1 - p) * 2**16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zero each value with probability p in training, and scale the rest by 1 / (1 - p)."""
+        if not self.training:
+            return x
+        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
+        bits = words.random_(-(2**63), None).view(torch.int16)[: x.numel()].view(x.shape)
+        return x * ((bits < self.kept - 2**15) * (2**16 / self.kept))
+
+    def extra_repr(self) -> str:
+        """Show the probability."""
+        return f"p={1 - self.kept / 2**16:.4g}"
+
+
+class DroppedCode(nn.Module):
+    """A decoder that sees the code through dropout."""
+
+    def __init__(self, decoder: nn.Module, p: float) -> None:
+        super().__init__()
+        self.dropout, self.decoder = Dropout(p), decoder
+
+    def forward(self, z: Tensor, batch: "Batch | None" = None, *context: Tensor) -> Tensor:
+        """Decode what dropout leaves of z."""
+        out: Tensor = self.decoder(self.dropout(z), batch, *context)
+        return out
+
+
+class TiedLinear(nn.Module):
+    """A decoder's layer that multiplies by an encoder layer's transposed weight: one tensor."""
+
+    def __init__(self, source: nn.Linear, in_features: int, bias: bool) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self._source = (source,)  # in a tuple, so that the weight is registered only once
+        self.bias = nn.Parameter(torch.zeros(source.in_features)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the transposed weight; a posterior's extra rows (log-variances) take no part."""
+        return F.linear(x, self._source[0].weight[: self.in_features].t(), self.bias)
+
+
+def initialise(layer: Layer, activation: str = "linear") -> Layer:
+    """Draw He weights before a rectifier, Xavier otherwise (He 2015; Glorot 2010); zero bias."""
+    if activation in RECTIFIERS:
+        transposed = isinstance(layer, nn.ConvTranspose2d)
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out" if transposed else "fan_in")
+        if transposed:  # a stride of 2 spreads each input over a quarter of the outputs
+            with torch.no_grad():
+                layer.weight.mul_(2.0)
+    else:
+        nn.init.xavier_uniform_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _dense(
+    widths: Sequence[int], activation: str, dropout: float, batch_norm: bool
+) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for a, b in pairwise(widths):
+        layers.append(initialise(nn.Linear(a, b, bias=not batch_norm), activation))
+        layers += _after(nn.BatchNorm1d, b, activation, dropout, batch_norm)
+    return layers
+
+
+def _stage(
+    kind: type[nn.Conv2d] | type[nn.ConvTranspose2d],
+    a: int,
+    b: int,
+    activation: str,
+    dropout: float,
+    batch_norm: bool,
+    downsampling: str = "stride",
+    **options: tuple[int, ...],
+) -> list[nn.Module]:
+    stride = 2 if downsampling == "stride" else 1
+    layer = kind(a, b, 3, stride, padding=1, bias=not batch_norm, **options)  # type: ignore[arg-type]
+    layers = [
+        initialise(layer, activation),
+        *_after(nn.BatchNorm2d, b, activation, dropout, batch_norm),
+    ]
+    if downsampling == "max":
+        layers.append(nn.MaxPool2d(2, ceil_mode=True))
+    elif downsampling == "average":
+        layers.append(nn.AvgPool2d(2, ceil_mode=True))
+    return layers
+
+
+def _after(
+    norm: type[nn.Module], width: int, activation: str, dropout: float, batch_norm: bool
+) -> list[nn.Module]:
+    layers: list[nn.Module] = [norm(width)] if batch_norm else []
+    if activation != "linear":
+        layers.append(ACTIVATIONS[activation]())
+    if dropout:
+        layers.append(Dropout(dropout))
+    return layers
+
+
+def _shape(shape: tuple[int, ...]) -> list[nn.Module]:
+    return [] if len(shape) == 1 else [nn.Unflatten(1, shape)]
+
+
+def _tie(encoder: nn.Sequential, layers: list[nn.Module]) -> list[nn.Module]:
+    sources = [layer for layer in encoder if isinstance(layer, nn.Linear)]
+    tied: list[nn.Module] = []
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            source = sources.pop()
+            if source.in_features != layer.out_features or source.out_features < layer.in_features:
+                raise ParameterError(
+                    f"tied=True needs a decoder that mirrors the encoder; here it would have to "
+                    f"map {layer.in_features} to {layer.out_features} values with the weight of a "
+                    f"layer from {source.in_features} to {source.out_features}. Set tied=False."
+                )
+            layer = TiedLinear(source, layer.in_features, layer.bias is not None)
+        tied.append(layer)
+    return tied

@@ -1,0 +1,97 @@
+"""Penalties: what an objective may charge beyond the bound, each ``(batch,)`` or 0-d."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from narrows.errors import ParameterError
+
+if TYPE_CHECKING:
+    from narrows.net import Net, Step
+
+__all__ = [
+    "PENALTIES",
+    "Penalty",
+    "jacobian",
+    "jacobian_exact",
+    "kl_sparsity",
+    "l1",
+    "l2",
+    "penalty",
+    "refuse_mixing",
+]
+
+Penalty = Callable[["Net", "Step"], Tensor]
+PENALTIES: dict[str, Penalty] = {}
+
+
+def penalty(function: Penalty) -> Penalty:
+    """Register ``penalty(net, step)`` under its own name."""
+    PENALTIES[function.__name__] = function
+    return function
+
+
+@penalty
+def l1(net: "Net", step: "Step") -> Tensor:
+    """Return sum_j |z_j|, ``(batch,)``: codes pay for being away from zero (Ng, 2011)."""
+    del net
+    return step.z.flatten(1).abs().sum(1)
+
+
+@penalty
+def l2(net: "Net", step: "Step") -> Tensor:
+    """Return ½ sum_j z_j², ``(batch,)``: bounds the scale of a code (Ghosh et al., 2020)."""
+    del net
+    return 0.5 * step.z.flatten(1).square().sum(1)
+
+
+def kl_sparsity(z: Tensor, rho: float) -> Tensor:
+    """Return sum_j KL(rho || mean_i z_ij), 0-d, for activations in (0, 1) (Ng, 2011, eq. 8)."""
+    mean = z.flatten(1).mean(0).clamp(1e-6, 1 - 1e-6)
+    target = torch.full_like(mean, rho)
+    active = target * (target.log() - mean.log())
+    silent = (1 - target) * ((1 - target).log() - (1 - mean).log())
+    return (active + silent).sum()
+
+
+def refuse_mixing(net: "Net") -> None:
+    """Refuse a Jacobian of samples that batch normalisation mixes.
+
+    Raises:
+        ParameterError: the encoder normalises over the batch.
+    """
+    if any(
+        isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.encoder.modules()
+    ):
+        raise ParameterError(
+            "A Jacobian penalty needs each code to depend on its own sample alone, and "
+            "batch_norm=True mixes the samples of a batch. Set batch_norm=False."
+        )
+
+
+@penalty
+def jacobian(net: "Net", step: "Step") -> Tensor:
+    """Return Hutchinson's unbiased estimate of ||dz/dx||²_F by one probe, ``(batch,)``.
+
+    With v ~ N(0, I), E ||J v||² = ||J||²_F (Hutchinson, 1989): one forward-mode product.
+    """
+    probe = torch.randn_like(step.batch.x)
+    product: Tensor = torch.func.jvp(net.encoding(step), (step.batch.x,), (probe,))[1]
+    return product.flatten(1).square().sum(1)
+
+
+@penalty
+def jacobian_exact(net: "Net", step: "Step") -> Tensor:
+    """Return ||dz/dx||²_F exactly, ``(batch,)`` (Rifai et al., 2011, eq. 6).
+
+    One reverse-mode product for each unit of the code: rows must not mix (no batch norm).
+    """
+    pullback = torch.func.vjp(net.encoding(step), step.batch.x)[1]
+    z = step.z.flatten(1)
+    total = torch.zeros_like(z[:, 0])
+    for unit in torch.eye(z.shape[1], dtype=z.dtype, device=z.device):
+        (row,) = pullback(unit.expand_as(z).reshape(step.z.shape))
+        total = total + row.flatten(1).square().sum(1)
+    return total

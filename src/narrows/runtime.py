@@ -1,0 +1,78 @@
+"""Where training runs: device, threads and random state, set for a while and put back."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from narrows.errors import ParameterError
+
+__all__ = ["choose_threads", "cuda_devices", "resolve_device", "seeded", "threads"]
+
+SMALL_STEP = 4e7
+"""Multiply-adds of a forward pass below which a second thread gives next to nothing."""
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device; "auto" takes a GPU where there is one.
+
+    Raises:
+        ParameterError: the device does not exist here; there is no silent fall-back to the CPU.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise NotImplementedError(f"narrows runs on cpu and cuda, not on {device.type}")
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ParameterError(
+            f"The device '{name}' cannot be used: {reason}. Set device='auto' or 'cpu'."
+        ) from error
+    return device
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Run with this many CPU threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@torch.no_grad()
+def choose_threads(net: nn.Module, batch: Any, batch_size: int) -> int:
+    """Return one thread where a step is too small to share, else as many as are in use.
+
+    Args:
+        net: called once with `batch`.
+        batch: a batch of one sample.
+        batch_size: samples a step.
+    """
+    with FlopCounterMode(display=False) as counter:
+        net.eval()(batch)
+    products = counter.get_total_flops() / 2 * batch_size
+    return 1 if products < SMALL_STEP else torch.get_num_threads()
+
+
+def cuda_devices(device: torch.device) -> list[int]:
+    """Return every GPU whose random state `torch.manual_seed` may change."""
+    ready = device.type == "cuda" or torch.cuda.is_initialized()
+    return list(range(torch.cuda.device_count())) if ready else []
+
+
+@contextmanager
+def seeded(seed: int | None, device: torch.device) -> Iterator[int]:
+    """Seed torch's random state, yield the seed, and put the state back as it was."""
+    with torch.random.fork_rng(cuda_devices(device)):
+        seed = torch.seed() % 2**31 if seed is None else seed
+        torch.manual_seed(seed)
+        yield seed

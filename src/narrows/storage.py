@@ -1,0 +1,252 @@
+"""Files that are whole or absent, and the model folder, in which nothing is ever unpickled."""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as unpack_tensors
+from safetensors.torch import save as pack_tensors
+from torch import Tensor
+
+from narrows.errors import FileError, ModelFileError, nearest
+
+if TYPE_CHECKING:
+    from narrows.base import BaseAutoencoder
+
+__all__ = [
+    "FORMAT",
+    "atomic_write",
+    "load_model",
+    "pack",
+    "read_folder",
+    "save_model",
+    "unpack",
+    "versions",
+    "write_folder",
+]
+
+FORMAT = 1
+"""Version of the folder's layout; a newer one is refused."""
+MANIFEST = "manifest.json"
+
+Path_ = str | os.PathLike[str]
+
+
+def atomic_write(path: Path_, content: bytes | str) -> None:
+    """Write a file so that, whatever happens, the old or the new content is there, whole.
+
+    A temporary file beside the target is written, synced and renamed over it; then the folder is
+    synced.
+
+    Raises:
+        FileError: the file cannot be written; what was there before is untouched.
+    """
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise FileError(
+            f"Cannot write {path} ({len(data):,} bytes): {error.strerror or error}. Free space, "
+            "mend the permissions or choose another place; nothing that existed was changed."
+        ) from error
+
+
+def write_folder(path: Path_, files: Mapping[str, bytes | str], overwrite: bool = False) -> None:
+    """Write a folder of files with a manifest of their SHA-256 sums, whole or not at all.
+
+    Raises:
+        FileError: the folder exists and `overwrite` is off, or it cannot be written.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise FileError(f"{path} exists already. Choose another name, or overwrite=True.")
+    sums = {name: _sha256(data) for name, data in files.items()}
+    manifest = json.dumps({"format": FORMAT, "files": sums}, indent=1)
+    fresh, previous = path.with_name(f".{path.name}.partial"), _previous(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(fresh, ignore_errors=True)  # what a crash left behind
+        fresh.mkdir()
+        for name, data in {**files, MANIFEST: manifest}.items():
+            atomic_write(fresh / name, data)
+        if path.exists():  # a folder cannot be renamed over another: set the old one aside
+            shutil.rmtree(previous, ignore_errors=True)
+            path.replace(previous)
+        fresh.replace(path)
+        _sync(path.parent)
+        shutil.rmtree(previous, ignore_errors=True)
+    except OSError as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if not path.exists() and previous.exists():
+            previous.replace(path)
+        if isinstance(error, FileError):
+            raise
+        raise FileError(f"Cannot write the folder {path}: {error.strerror or error}.") from error
+
+
+def read_folder(path: Path_) -> dict[str, bytes]:
+    """Return the files of a folder that `write_folder` made, each checked against its sum.
+
+    Raises:
+        ModelFileError: the folder or a file is missing, damaged, or of a newer format.
+    """
+    path = Path(path)
+    if not path.exists() and _previous(path).exists():
+        path = _previous(path)  # the writer died between its two renames
+    if not path.is_dir():
+        found = "is a file" if path.exists() else "does not exist"
+        raise ModelFileError(
+            f"{path} {found}; expected a folder written by narrows (config.json, "
+            "weights.safetensors, manifest.json). Pickled models are never loaded."
+        )
+    manifest = _parse(path / MANIFEST, _read(path / MANIFEST))
+    version, sums = manifest.get("format"), manifest.get("files")
+    if not isinstance(version, int) or not isinstance(sums, dict):
+        raise ModelFileError(f"{path / MANIFEST} is no manifest of narrows.")
+    if version > FORMAT:
+        raise ModelFileError(
+            f"{path} has format {version}, newer than the {FORMAT} that this version "
+            "of narrows reads. Upgrade narrows."
+        )
+    files = {}
+    for name, expected in sums.items():
+        if Path(name).name != name or "\0" in name:
+            raise ModelFileError(f"{path / MANIFEST} names '{name}', which is outside the folder.")
+        files[name] = _read(path / name)
+        if _sha256(files[name]) != expected:
+            raise ModelFileError(
+                f"{path / name} is damaged: its SHA-256 is not the manifest's. Restore the folder "
+                "from a copy."
+            )
+    return files
+
+
+def pack(
+    data: Mapping[str, Any], tensors: Mapping[str, Tensor], names: tuple[str, str]
+) -> dict[str, bytes | str]:
+    """Return JSON data and tensors as the content of two files."""
+    contiguous = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    return {names[0]: json.dumps(data, indent=1), names[1]: pack_tensors(contiguous)}
+
+
+def unpack(path: Path_, names: tuple[str, str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return what `pack` put into a folder."""
+    files = read_folder(path)
+    for name in names:
+        if name not in files:
+            raise ModelFileError(f"{path} holds no {name}: it is not what is expected here.")
+    try:
+        tensors = unpack_tensors(files[names[1]])
+    except (SafetensorError, ValueError) as error:
+        raise ModelFileError(f"{Path(path) / names[1]} cannot be read: {error}.") from error
+    return _parse(Path(path) / names[0], files[names[0]]), tensors
+
+
+MODEL_FILES = ("config.json", "weights.safetensors")
+
+
+def save_model(model: "BaseAutoencoder", path: Path_, overwrite: bool = False) -> None:
+    """Write a fitted estimator as a folder: config.json, weights.safetensors, manifest.json."""
+    if Path(path).exists() and overwrite and not (Path(path) / MANIFEST).exists():
+        raise FileError(
+            f"{path} was not written by narrows and is not replaced. Choose another name."
+        )
+    config, tensors = model.state()
+    write_folder(path, pack({"format": FORMAT, **config}, tensors, MODEL_FILES), overwrite)
+
+
+def load_model(path: Path_, models: "Mapping[str, type[BaseAutoencoder]]") -> "BaseAutoencoder":
+    """Return the estimator in a folder; its class must be one of `models`.
+
+    Raises:
+        ModelFileError: the folder is missing, damaged, of a newer format or an unknown class.
+    """
+    config, tensors = unpack(path, MODEL_FILES)
+    name = str(config.get("class"))
+    if name not in models:
+        raise ModelFileError(
+            f"{path} holds a model of the class '{name}', which is not registered."
+            f"{nearest(name, models)} Import the module that defines it (subclasses of "
+            "BaseAutoencoder register themselves) before narrows.load."
+        )
+    broken = [k for k, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]
+    if broken:
+        raise ModelFileError(f"{path} holds values that are not finite in '{broken[0]}'.")
+    try:
+        return models[name].restore(config, tensors)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ModelFileError(
+            f"{path} does not fit the class {name} of this version: {error}"
+        ) from error
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a model was made with."""
+    from narrows import __version__  # here, because the package imports this module
+
+    return {
+        "narrows": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f".{path.name}.previous")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(
+            f"{path} cannot be read: {error.strerror or error}. The folder is not complete."
+        ) from error
+
+
+def _parse(path: Path, data: bytes) -> dict[str, Any]:
+    try:
+        parsed = json.loads(data, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path} is not valid JSON: {error}.") from error
+    if not isinstance(parsed, dict):
+        raise ModelFileError(f"{path} holds no JSON object.")
+    return parsed
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    parsed = dict(pairs)
+    if len(parsed) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return parsed
+
+
+def _sha256(data: bytes | str) -> str:
+    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,399 @@
+"""The one loop: every player's loss, gradient, clipping and update, epoch by epoch."""
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from math import cos, pi
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from narrows.data.sources import Batch, InMemory
+from narrows.errors import TrainingError
+from narrows.net import Move, Terms
+from narrows.runtime import cuda_devices
+
+if TYPE_CHECKING:
+    from narrows.base import BaseAutoencoder
+
+__all__ = ["SCHEDULES", "AdamW", "Training"]
+
+Row = dict[str, float]
+"""One epoch of the history: every named term, for train and validation."""
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: 0.5 * (1.0 + cos(pi * progress)),
+}
+"""Learning rate, relative to the field, as a function of progress after the warm-up."""
+
+
+WATCHED = 16
+"""Statistics beside the terms (mse, ...) are taken from about so many batches of an epoch."""
+
+
+class AdamW:
+    """AdamW (Loshchilov & Hutter, 2019) whose whole state is tensors, written in place.
+
+    Weight decay is decoupled and spares vectors (biases, norms). A non-finite gradient changes
+    nothing and is counted in `skipped`, without a transfer to the host.
+
+    Args:
+        parameters: the player's parameters by name.
+        learning_rate: step size.
+        weight_decay: decay of matrices per unit of learning rate.
+        gradient_clip: largest allowed global norm of the gradient; None for any.
+        betas: decay rates of the two moments.
+        eps: added to the root of the second moment.
+    """
+
+    def __init__(
+        self,
+        parameters: dict[str, nn.Parameter],
+        learning_rate: float,
+        weight_decay: float = 0.0,
+        gradient_clip: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        self.names = list(parameters)
+        self.parameters: list[Tensor] = list(parameters.values())
+        self.matrices = [p for p in self.parameters if p.ndim > 1]
+        self.base_rate, self.weight_decay = learning_rate, weight_decay
+        self.gradient_clip, self.betas, self.eps = gradient_clip, betas, eps
+        device = self.parameters[0].device
+        self.rate = torch.tensor(learning_rate, device=device)
+        self.count, self.skipped = torch.zeros((), device=device), torch.zeros((), device=device)
+        self.first = [torch.zeros_like(p) for p in self.parameters]
+        self.second = [torch.zeros_like(p) for p in self.parameters]
+
+    @torch.no_grad()
+    def update(self, gradients: Sequence[Tensor]) -> None:
+        """Move the parameters by one step."""
+        gradients = [g.contiguous() for g in gradients]  # the fused kernel reads raw memory
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        sound = norm.isfinite()
+        if self.gradient_clip is not None:
+            torch._foreach_mul_(gradients, (self.gradient_clip / (norm + 1e-6)).clamp(max=1.0))
+        if self.weight_decay and self.matrices:
+            torch._foreach_mul_(self.matrices, 1 - self.rate * (self.weight_decay * sound))
+        self.count.add_(sound)
+        self.skipped.add_(~sound)
+        torch._fused_adamw_(
+            self.parameters,
+            gradients,
+            self.first,
+            self.second,
+            [],
+            [self.count] * len(gradients),
+            lr=self.rate,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            weight_decay=0.0,
+            eps=self.eps,
+            amsgrad=False,
+            maximize=False,
+            found_inf=(~sound).float(),
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the state's own tensors by name."""
+        moments = {f"first.{k}": m for k, m in zip(self.names, self.first, strict=True)}
+        moments |= {f"second.{k}": v for k, v in zip(self.names, self.second, strict=True)}
+        return {"rate": self.rate, "count": self.count, "skipped": self.skipped} | moments
+
+
+class Training:
+    """One run: its whole state, and the loop that advances it.
+
+    Args:
+        model: the estimator, with its `net_` built; its fields are the plan.
+        source: training samples.
+        validation: held-out samples, or None.
+        epochs: passes over the source; None where there is no end, as in `partial_fit`: the
+            learning rate stays constant, and schedules stand at their end.
+        seed: seeds the order of the samples and the noise of the validation.
+    """
+
+    def __init__(
+        self,
+        model: "BaseAutoencoder",
+        source: InMemory,
+        validation: InMemory | None,
+        epochs: int | None,
+        seed: int,
+    ) -> None:
+        self.model, self.net = model, model.net_
+        self.source, self.validation = source, validation
+        self.epochs, self.seed = epochs, seed
+        self.device = source.x.device
+        self.optimizers = optimizers(model)
+        self.sampler = torch.Generator().manual_seed(seed)
+        self.epoch = 0
+        self.history: list[Row] = []
+        self.best = Best()
+
+    def run(self, report: Callable[["Training"], None]) -> list[Row]:
+        """Train to the last epoch, or until patience runs out; return the history."""
+        while self.epoch < (self.epochs or 1) and not self.exhausted:
+            self.run_epoch()
+            report(self)
+        if self.best.weights:
+            self.net.load_state_dict(self.best.weights)
+        skipped = sum(int(optimizer.skipped) for optimizer in self.optimizers.values())
+        if skipped:
+            warnings.warn(
+                f"{skipped} updates were skipped because their gradients were not finite; lower "
+                f"learning_rate (now {self.model.learning_rate}) if there are many.",
+                stacklevel=2,
+            )
+        return self.history
+
+    def run_epoch(self) -> None:
+        """Train on every sample once, validate, and write the history."""
+        start = time.perf_counter()
+        row = self.train_epoch()
+        row["seconds"] = time.perf_counter() - start
+        if self.validation is not None:
+            row |= {f"validation_{k}": v for k, v in self.validate(self.validation).items()}
+        self.epoch += 1
+        self.history.append({"epoch": self.epoch, **row})
+        self.model.after_epoch()
+        if self.model.patience is not None:
+            self.best = self.best.against(row.get("validation_loss", row["loss"]), self)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the best epoch lies `patience` epochs back."""
+        patience = self.model.patience
+        return patience is not None and self.epoch - self.best.epoch >= patience
+
+    def train_epoch(self) -> Row:
+        """Make one pass over the source; return the mean of every term."""
+        self.net.train()
+        size, log = self.model.batch_size, Log(self)
+        steps = self.source.steps(size)
+        for i, batch in enumerate(self.source.batches(size, self.sampler)):
+            self.advance(self.epoch * steps + i, steps)
+            log.add(self.step(batch, watch=i % max(1, steps // WATCHED) == 0), batch)
+        return log.means() | {"learning_rate": float(self.optimizers["autoencoder"].rate)}
+
+    def advance(self, done: int, steps: int) -> None:
+        """Write how far training is, and the learning rates that follow from it."""
+        if self.epochs is None:
+            progress, factor = 1.0, 1.0
+        else:
+            total = self.epochs * steps
+            progress, warmup = done / total, self.model.warmup
+            factor = (done + 1) / (warmup * total + 1)
+            if progress >= warmup:
+                factor = SCHEDULES[self.model.schedule]((progress - warmup) / (1 - warmup))
+        self.net.progress.fill_(progress)
+        for optimizer in self.optimizers.values():
+            optimizer.rate.fill_(optimizer.base_rate * factor)
+
+    def step(self, batch: Batch, watch: bool = True) -> Terms:
+        """Let every player move on a batch; return the means of all terms, still on the device.
+
+        `watch` adds the statistics, which cost another look at the batch.
+        """
+        logged: Terms = {}
+        for move in self.moves(batch):
+            loss, means = total(move, batch.weight)
+            optimizer = self.optimizers[move.player]
+            # Only this player's parameters: a loss that fools the critic never trains it.
+            gradients = torch.autograd.grad(
+                loss, optimizer.parameters, allow_unused=True, materialize_grads=True
+            )
+            optimizer.update(gradients)
+            logged |= means
+            if move.step is not None:
+                if watch:
+                    logged |= self.net.statistics(move.step)
+                self.net.update(move.step)
+        return logged
+
+    @torch.no_grad()
+    def validate(self, source: InMemory) -> Row:
+        """Return the mean of every term on held-out samples, under the same noise every time."""
+        self.net.eval()
+        self.net.latent.train()  # codes are drawn: at the mean, the nll would be no bound
+        log = Log(self)
+        with torch.random.fork_rng(cuda_devices(self.device)):
+            torch.manual_seed(self.seed)
+            for batch in source.batches(max(self.model.batch_size, 1024)):
+                terms: Terms = {}
+                for move in self.moves(batch):
+                    terms |= total(move, batch.weight)[1]
+                    if move.step is not None:
+                        terms |= self.net.statistics(move.step)
+                log.add(terms, batch)
+        return log.means()
+
+    def moves(self, batch: Batch) -> Iterator[Move]:
+        """Yield the players' moves; the forward passes run in the model's precision."""
+        moves = self.model.losses(batch)
+        if self.model.precision == "float32":
+            yield from moves
+            return
+        while True:
+            with torch.autocast(self.device.type, torch.bfloat16):
+                move = next(moves, None)
+            if move is None:
+                return
+            yield move
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every tensor of the run's state by name; `load` reads them back."""
+        state = {f"net.{k}": v for k, v in self.net.state_dict().items()}
+        state |= {f"best.{k}": v for k, v in self.best.weights.items()}
+        for player, optimizer in self.optimizers.items():
+            state |= {f"{player}.{k}": v for k, v in optimizer.state().items()}
+        state |= {"sampler": self.sampler.get_state(), "noise": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            state["noise_cuda"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def numbers(self) -> dict[str, Any]:
+        """Return the rest of the state as JSON data."""
+        return {"history": list(self.history), "best": [self.best.loss, self.best.epoch]}
+
+    def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return a copy of the state that `load` takes."""
+        return {k: v.clone() for k, v in self.tensors().items()}, self.numbers()
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+        """Go back to a saved state, in place."""
+        parts = {name: group(tensors, name) for name in ("net", "best", *self.optimizers)}
+        self.net.load_state_dict(parts["net"])
+        for name, optimizer in self.optimizers.items():
+            for key, value in optimizer.state().items():
+                value.copy_(parts[name][key])
+        self.sampler.set_state(tensors["sampler"].cpu())
+        torch.set_rng_state(tensors["noise"].cpu())
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["noise_cuda"].cpu(), self.device)
+        self.history = list(numbers["history"])
+        self.epoch = len(self.history)
+        loss, epoch = numbers["best"]
+        self.best = Best(loss, epoch, parts["best"])
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best loss so far, its epoch, and the weights it had."""
+
+    loss: float = float("inf")
+    epoch: int = 0
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def against(self, loss: float, training: Training) -> "Best":
+        """Return the better of this and the epoch that just ended."""
+        if loss >= self.loss:
+            return self
+        weights = {k: v.clone() for k, v in training.net.state_dict().items()}
+        return Best(loss, training.epoch, weights)
+
+
+class Log:
+    """Sums terms over an epoch without waiting for the device at every step."""
+
+    every = 256
+
+    def __init__(self, training: Training) -> None:
+        self.training = training
+        self.pending: dict[str, list[tuple[Tensor, int]]] = {}
+        self.sums: dict[str, list[float]] = {}
+        self.step = 0
+
+    def add(self, terms: Terms, batch: Batch) -> None:
+        """Note the terms of one batch."""
+        count = len(batch)
+        for name, value in terms.items():
+            self.pending.setdefault(name, []).append((value, count))
+        self.step += 1
+        if self.step % self.every == 0:
+            self.flush()
+
+    def means(self) -> Row:
+        """Return the mean of every term over the samples."""
+        self.flush()
+        return {name: value / count for name, (value, count) in self.sums.items()}
+
+    def flush(self) -> None:
+        """Bring what is pending to the host, and stop at a value that is not finite."""
+        for name, pairs in self.pending.items():
+            values = torch.stack([value for value, _ in pairs]).cpu().double()
+            counts = torch.tensor([count for _, count in pairs], dtype=torch.float64)
+            if not values.isfinite().all():
+                first = int((~values.isfinite()).nonzero()[0])
+                self.fail(name, float(values[first]), self.step - len(pairs) + first + 1)
+            value, count = self.sums.get(name, [0.0, 0.0])
+            self.sums[name] = [value + float(values @ counts), count + float(counts.sum())]
+        self.pending.clear()
+
+    def fail(self, name: str, value: float, step: int) -> NoReturn:
+        """Say where the loss left the numbers."""
+        training = self.training
+        good = (
+            f"epoch {training.epoch} was the last good one"
+            if training.epoch
+            else "no epoch was good"
+        )
+        raise TrainingError(
+            f"The term '{name}' of {type(training.model).__name__} became {value} at step {step} "
+            f"of epoch {training.epoch + 1}; {good}. Lower learning_rate (now "
+            f"{training.model.learning_rate}), set gradient_clip, or look for extreme values in X."
+        )
+
+
+def optimizers(model: "BaseAutoencoder") -> dict[str, AdamW]:
+    """Return one optimizer a player; each parameter must belong to just one of them."""
+    made: dict[str, AdamW] = {}
+    names = {p: name for name, p in model.net_.named_parameters()}
+    owner: dict[nn.Parameter, str] = {}
+    options = {k: getattr(model, k) for k in ("learning_rate", "weight_decay", "gradient_clip")}
+    for player, (modules, own) in model.net_.players().items():
+        parameters = {p for module in modules for p in module.parameters()}
+        for p in parameters:
+            if owner.setdefault(p, player) != player:
+                raise TrainingError(
+                    f"The parameter '{names[p]}' belongs to two players, '{owner[p]}' and "
+                    f"'{player}'; players() must name disjoint modules."
+                )
+        ordered = {name: p for p, name in names.items() if p in parameters}
+        made[player] = AdamW(ordered, **(options | own))
+    for p, name in names.items():
+        if p not in owner:
+            raise TrainingError(
+                f"The parameter '{name}' belongs to no player: it would not train."
+            )
+    return made
+
+
+def total(move: Move, weight: Tensor | None) -> tuple[Tensor, Terms]:
+    """Return a move's loss, and the batch means of its terms (with "loss" for the autoencoder)."""
+    means = {name: average(term, weight) for name, term in move.terms.items()}
+    first, *others = means.values()
+    loss = first if not others else torch.stack([first, *others]).sum()
+    logged = {name: mean.detach() for name, mean in means.items()}
+    return loss, logged | ({"loss": loss.detach()} if move.player == "autoencoder" else {})
+
+
+def average(term: Tensor, weight: Tensor | None) -> Tensor:
+    """Return the mean over the batch; a statistic of the batch stays as it is.
+
+    Weights have a mean of one over the source, so a batch of light samples counts for less.
+    """
+    if term.ndim == 0:
+        return term
+    return term.mean() if weight is None else (term * weight).mean()
+
+
+def group(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return the tensors below ``name.``."""
+    return {k.removeprefix(name + "."): v for k, v in tensors.items() if k.startswith(name + ".")}

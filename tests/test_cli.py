@@ -1,0 +1,510 @@
+"""The command line: what each command writes, and how each mistake is told."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from sklearn.datasets import load_iris
+
+import narrows
+from narrows import checkpoint
+from narrows.cli import main
+from narrows.cli.flags import parse
+from narrows.cli.plan import Plan
+
+RESULTS = {"model", "history.jsonl", "metrics.json", "report.html", "run.toml"}
+HEAVY = {"torch", "sklearn", "scipy", "numpy", "pyarrow", "pydantic", "matplotlib", "PIL"}
+IRIS = ["iris", "--model", "linear", "--latent-dim", "2", "--epochs", "2"]
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+    """The folder of a short run on real digits."""
+    run = tmp_path_factory.mktemp("runs") / "digits"
+    words = "fit digits --model vae --latent-dim 4 --hidden 32 --architecture mlp --epochs 2"
+    assert main([*words.split(), "--out", str(run)]) == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def iris_run(tmp_path_factory):
+    """The folder of a short run on a table with named columns."""
+    run = tmp_path_factory.mktemp("runs") / "iris"
+    assert main(["fit", *IRIS, "--out", str(run)]) == 0
+    return run
+
+
+@pytest.fixture
+def _no_report(monkeypatch):
+    """Leave out the slow part of `fit`."""
+    monkeypatch.setattr("narrows.evaluation.render", lambda *args, **options: "report")
+
+
+def call(*words):
+    return main([str(word) for word in words])
+
+
+@pytest.fixture
+def refused(capsys):
+    """Return a check that a command ends with a code and one sentence that has these words."""
+
+    def check(code, words, *command):
+        capsys.readouterr()
+        assert call(*command) == code
+        error = capsys.readouterr().err
+        assert error.startswith("narrows: ")
+        assert error.count("\n") == 1
+        assert "Traceback" not in error
+        for word in words:
+            assert word in error
+
+    return check
+
+
+def snapshot(folder):
+    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def python(*words, **options):
+    return subprocess.Popen(
+        [sys.executable, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        **options,
+    )
+
+
+# -- start -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["--help"], ["fit", "--help"], ["models"]], ids=" ".join)
+def test_help_is_quick_and_imports_nothing_heavy(words):
+    code = (
+        f"import sys, time; from narrows.cli import main; code = main({words!r});"
+        "print(time.process_time(), *sys.modules, file=sys.stderr); sys.exit(code)"
+    )
+    with python("-c", code) as process:
+        output, told = process.communicate()
+    seconds, *modules = told.split()
+    assert process.returncode == 0
+    assert "vae" in output or "fit" in output
+    assert not HEAVY & set(modules)
+    assert float(seconds) < 1.5  # 0.2 to 0.3 s on an idle machine
+
+
+@pytest.mark.parametrize("command", [[], ["--help"]], ids=["nothing", "help"])
+def test_help_names_the_commands(capsys, command):
+    assert call(*command) == 0
+    output = capsys.readouterr().out
+    for name in ("fit", "models", "info", "reconstruct", "encode", "decode", "score", "sample"):
+        assert name in output
+
+
+def test_help_of_fit_tells_of_every_field(capsys):
+    assert call("fit", "--help") == 0
+    output = capsys.readouterr().out
+    for model in narrows.MODELS.values():
+        for field in model.annotations():
+            assert f"--{field.replace('_', '-')}" in output
+
+
+@pytest.mark.parametrize("words", [["fit", "--help"], ["models", "vae"]], ids=" ".join)
+def test_a_reader_that_stops_early_is_no_error(words):
+    with python("-m", "narrows", *words) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+
+
+# -- fit ---------------------------------------------------------------------------------------
+
+
+def test_fit_writes_a_whole_run(digits_run):
+    assert {path.name for path in digits_run.iterdir()} == RESULTS
+    history = [json.loads(row) for row in (digits_run / "history.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in history] == [1, 2]
+    summary = json.loads((digits_run / "metrics.json").read_text())
+    assert summary["train"] + summary["test"] == 1797
+    assert summary["metrics"]["model"].keys() == summary["metrics"]["pca"].keys()
+    assert "<html" in (digits_run / "report.html").read_text()
+    model = narrows.load(digits_run / "model")
+    assert isinstance(model, narrows.VAE)
+    assert (model.latent_dim, model.hidden, model.modality) == (4, (32,), "image")
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_fit_tells_what_came_out(capsys):
+    assert call("fit", *IRIS) == 0
+    output = capsys.readouterr().out
+    for words in ("LinearAutoencoder on iris: 150 rows × 4 columns", "PCA", "mean squared error"):
+        assert words in output
+    assert "Report: runs/iris-linear/report.html" in output
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_fit_repeats_from_the_run_toml_it_wrote(tmp_path):
+    flags = ["--hidden", "16,8", "--no-tied", "--patience", "none", "--set", "seed=3"]
+    assert call("fit", "iris", "--epochs", 2, *flags, "--out", "one") == 0
+    assert call("fit", "--config", "one/run.toml", "--out", "two") == 0
+    one, two = (tmp_path / run / "model" / "weights.safetensors" for run in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_flags_count_for_more_than_the_file():
+    Path("run.toml").write_text(
+        'data = "iris"\nmodel = "Linear"\nout = "run"\n[fields]\nepochs = 1\nlatent_dim = 3\n'
+    )
+    assert call("fit", "--config", "run.toml", "--set", "epochs=9", "--epochs", 2) == 0
+    model = narrows.load("run/model")
+    assert (type(model).__name__, model.n_iter_, model.latent_dim) == ("LinearAutoencoder", 2, 3)
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_columns_are_set_aside():
+    iris = load_iris()
+    table = {"a": iris.data[:, 0], "b": iris.data[:, 1], "kind": iris.target.astype(str)}
+    table |= {"plant": np.arange(150) // 5, "count": np.ones(150)}
+    pyarrow.csv.write_csv(pa.table(table), "iris.csv")
+    columns = ["--labels", "kind", "--groups", "plant", "--weight", "count"]
+    assert call("fit", "iris.csv", *columns, "--epochs", 1, "--out", "run") == 0
+    assert list(narrows.load("run/model").feature_names_in_) == ["a", "b"]
+    # The model knows its columns, so the same file does without the flags.
+    assert call("encode", "run", "iris.csv", "--out", "codes.csv") == 0
+    assert pyarrow.csv.read_csv("codes.csv").shape == (150, 8)
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_a_folder_of_images():
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        path = Path("pictures", "ab"[i % 2], f"{i}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (9, 12, 3), np.uint8)).save(path)
+    fields = ["--model", "autoencoder", "--hidden", "4", "--epochs", "1", "--validation", "0"]
+    assert call("fit", "pictures", "--size", "8x8", *fields, "--out", "run") == 0
+    assert call("reconstruct", "run", "pictures", "--size", "8x8", "--out", "again") == 0
+    assert [pixels(path).shape for path in Path("again").iterdir()] == 6 * [(8, 8, 3)]
+
+
+@pytest.mark.usefixtures("_no_report")
+@pytest.mark.parametrize(
+    "name",
+    ["a b\n.npy", os.fsdecode(b"\xff.npy"), "ü.npy", "--odd.npy"],
+    ids=["space", "not-utf8", "umlaut", "dashes"],
+)
+def test_odd_names(name):
+    np.save(f"./{name}", load_iris().data)
+    assert call("fit", "--model", "linear", "--epochs", 1, "--out", "run", "--", name) == 0
+    assert call("score", "run", "--out", "scores.npy", "--", name) == 0
+    assert np.load("scores.npy").shape == (150,)
+
+
+# -- fit, refused ------------------------------------------------------------------------------
+
+USAGE = [
+    ("ft", ["Did you mean", "fit"]),
+    ("fit", ["needs data"]),
+    ("fit iris --bata 4", ["--bata", "--beta"]),
+    ("fit iris --set bata=4", ["VAE", "'bata'", "'beta'"]),
+    ("fit iris --set beta", ["field=value", "'beta'"]),
+    ("fit iris --noise 1", ["VAE", "'noise'", "denoising"]),
+    ("fit iris --beta -1", ["'beta'", "≥ 0", "-1"]),
+    ("fit iris --latent-dim 0", ["'latent_dim'", "≥ 1", "0"]),
+    ("fit iris --activation rellu", ["'activation'", "'relu'"]),
+    ("fit iris --device cuda:99", ["'cuda:99'", "device"]),
+    ("fit iris --code-options {", ["'code_options'", "JSON"]),
+    ("fit iris --model vea", ["'vea'", "'vae'"]),
+    ("fit iris --size 32", ["HEIGHTxWIDTH", "'32'"]),
+    ("fit iris extra", ["extra"]),
+    ("fit irsi", ["'irsi'", "'iris'"]),
+    ("fit nothing.csv", ["'nothing.csv'", "does not exist"]),
+    ("fit " + 400 * "x" + ".csv", ["xxx"]),
+    ("fit iris --resume", ["nothing to resume"]),
+    ("fit iris --out file/run", ["file/run", "cannot be made"]),
+    ("fit iris --config none.toml", ["none.toml", "No such file"]),
+    ("encode none iris --out z.npy", ["none", "does not exist"]),
+    ("encode file iris", ["--out"]),
+    ("encode file iris --out z.pkl", [".npy", "'z.pkl'"]),
+    ("encode file iris --out z.png", [".npy", "'z.png'"]),
+    ("encode file iris --out none/z.npy", ["none", "cannot be written"]),
+    ("encode file iris --out file.npy", ["file.npy", "exists", "--force"]),
+    ("encode file file.npy --out file.npy --force", ["is or holds the input"]),
+    ("sample file many --out z.npy", ["many"]),
+    ("models vea", ["'vea'", "'vae'"]),
+]
+
+
+@pytest.mark.parametrize(("command", "words"), USAGE, ids=[case[0][:40] for case in USAGE])
+def test_wrong_usage(refused, command, words):
+    Path("file").touch()
+    Path("file.npy").touch()
+    refused(2, words, *command.split())
+    assert sorted(os.listdir()) in (["file", "file.npy"], ["file", "file.npy", "runs"])
+    assert not any(path.is_file() for path in Path("runs").rglob("*"))
+
+
+CONFIGS = [
+    ('dta = "iris"', ["'dta'", "'data'"]),
+    ("data = 3", ["'data'", "text in quotes"]),
+    ("checkpoint = 1", ["'checkpoint'", "true or false"]),
+    ('data = "iris"\n[fields]\nbata = 4', ["'bata'", "'beta'"]),
+    ('data = "iris"\n[fields]\nbeta = -1.0', ["'beta'", "≥ 0"]),
+    ("data = iris", ["line 1", "column 8"]),
+    (b"\xff", ["UTF-8"]),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), CONFIGS)
+def test_wrong_config(refused, text, words):
+    Path("run.toml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    refused(2, words, "fit", "--config", "run.toml")
+
+
+DATA = [
+    (np.full((20, 3), np.inf), ["infinity"]),
+    (np.zeros((0, 3)), ["no samples"]),
+    (np.zeros((20, 5, 5)), ["modality='image'"]),
+    (np.array([["a"], ["b"]]), ["'a'"]),
+]
+
+
+@pytest.mark.parametrize(("array", "words"), DATA, ids=["inf", "empty", "3-d", "strings"])
+def test_data_that_cannot_be_used(refused, array, words):
+    np.save("x.npy", array)
+    refused(1, words, "fit", "x.npy", "--epochs", 1)
+    assert not Path("runs/x-vae").exists()
+
+
+def test_a_run_is_not_overwritten(refused, iris_run):
+    shutil.copytree(iris_run, "run")
+    before = snapshot("run")
+    refused(2, ["run exists already", "--force"], "fit", *IRIS, "--out", "run")
+    assert snapshot("run") == before
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_force_keeps_the_old_run_until_the_new_one_is_trained(refused, iris_run):
+    shutil.copytree(iris_run, "run")
+    Path("run", "notes.txt").write_text("mine")
+    before = snapshot("run")
+    command = ["fit", "iris", "--epochs", 2, "--out", "run", "--force", "--checkpoint"]
+    refused(1, ["learning_rate"], *command, "--learning-rate", 1e9)
+    assert {k: v for k, v in snapshot("run").items() if "checkpoints" not in k.parts} == before
+    assert call(*command) == 0
+    after = snapshot("run")
+    assert after.pop(Path("run/notes.txt")) == b"mine"
+    assert after[Path("run/model/config.json")] != before[Path("run/model/config.json")]
+
+
+def test_force_spares_what_is_not_from_narrows(refused):
+    Path("model").mkdir()
+    Path("model", "code.py").touch()
+    refused(2, ["model is not from narrows"], "fit", *IRIS, "--out", ".", "--force")
+    assert Path("model", "code.py").exists()
+
+
+def test_two_runs_do_not_share_a_folder(refused):
+    import fcntl
+
+    Path("run").mkdir()
+    handle = os.open("run", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    refused(2, ["Another run"], "fit", *IRIS, "--out", "run")
+    os.close(handle)
+
+
+# -- interruptions -----------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_an_interrupted_run_resumes_exactly(monkeypatch, capsys, refused):
+    command = ["fit", "iris", "--epochs", 4]
+    assert call(*command, "--out", "whole") == 0
+    save = checkpoint.save
+
+    def interrupt(folder, training):
+        save(folder, training)
+        if training.epoch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", interrupt)
+        refused(130, ["interrupted"], *command, "--out", "run", "--checkpoint")
+    refused(2, ["--resume"], *command, "--out", "run")
+    refused(
+        1, ["epochs (4 there, 5 here)"], "fit", "iris", "--epochs", 5, "--out", "run", "--resume"
+    )
+    assert call("fit", "--out", "run", "--resume") == 0
+    assert "Resumed after epoch 2" in capsys.readouterr().out
+    weights = [Path(run, "model", "weights.safetensors").read_bytes() for run in ("run", "whole")]
+    assert weights[0] == weights[1]
+    assert call("fit", "--out", "run", "--resume") == 0
+    assert "complete already" in capsys.readouterr().out
+
+
+def test_sigterm_ends_tidily():
+    place = Path("runs", "iris-vae", "checkpoints")
+    command = ["-m", "narrows", "fit", "iris", "--epochs", "100000", "--checkpoint"]
+    with python(*command) as process:
+        while not any(place.glob("epoch-*")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=20) == ("", "")
+    assert process.returncode == 143
+    assert {path.name[:6] for path in place.iterdir()} == {"epoch-", "run.to"}
+
+
+def test_debug_shows_the_traceback(capsys):
+    assert call("fit", "nothing", "--debug") == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+# -- what is done with a run -------------------------------------------------------------------
+
+
+def test_models_are_listed(capsys):
+    assert call("models") == 0
+    output = capsys.readouterr().out
+    assert all(name in output for name in ("vae", "VAE", "denoising", "DenoisingAutoencoder"))
+    assert call("models", "VAE") == 0
+    assert "Kingma" in capsys.readouterr().out
+
+
+def test_info(capsys, digits_run):
+    assert call("info", digits_run) == 0
+    of_run = capsys.readouterr().out
+    assert call("info", digits_run / "model") == 0
+    of_model = capsys.readouterr().out
+    for output in (of_run, of_model):
+        for words in ("VAE", "8 × 8", "latent_dim=4", "hidden=32", "torch=", "held-out error"):
+            assert words in output
+    assert "PCA" in of_run
+
+
+def test_tables_come_back_as_they_went_in(iris_run):
+    assert call("encode", iris_run, "iris", "--out", "z.parquet") == 0
+    assert call("decode", iris_run, "z.parquet", "--out", "x.parquet") == 0
+    assert call("reconstruct", iris_run, "iris", "--out", "y.csv") == 0
+    assert call("sample", iris_run, 5, "--out", "s.npy") == 0
+    decoded, direct = pq.read_table("x.parquet"), pyarrow.csv.read_csv("y.csv")
+    assert decoded.column_names == direct.column_names == load_iris().feature_names
+    for a, b in zip(decoded.columns, direct.columns, strict=True):
+        np.testing.assert_allclose(a.to_numpy(), b.to_numpy(), rtol=1e-5)
+    assert np.load("s.npy").shape == (5, 4)
+
+
+def test_images_come_back_as_they_went_in(digits_run):
+    assert call("encode", digits_run, "digits", "--out", "z.npy") == 0
+    assert call("decode", digits_run, "z.npy", "--out", "x.npy") == 0
+    assert call("reconstruct", digits_run / "model", "digits", "--out", "y.npy") == 0
+    assert np.load("z.npy").shape == (1797, 4)
+    assert np.load("x.npy").dtype == np.uint8
+    np.testing.assert_array_equal(np.load("x.npy"), np.load("y.npy"))
+
+
+def test_scores_are_those_of_the_model(digits_run):
+    assert call("score", digits_run, "digits", "--out", "s.csv") == 0
+    assert call("score", digits_run, "digits", "--out", "s.npy") == 0
+    scores = pyarrow.csv.read_csv("s.csv")["score"].to_numpy()
+    np.testing.assert_allclose(scores, np.load("s.npy"), rtol=1e-5)
+    assert scores.shape == (1797,)
+
+
+def test_pictures_of_samples(digits_run, refused, capsys):
+    for name, size in {"one.png": (8, 8), "sheet.png": (2 * 65 - 1, 3 * 65 - 1)}.items():
+        n = 1 if name == "one.png" else 5
+        assert call("sample", digits_run, n, "--out", name) == 0
+        assert pixels(name).shape == size
+    assert call("sample", digits_run, 12, "--out", "many") == 0
+    assert sorted(os.listdir("many")) == [f"{i:02}.png" for i in range(12)]
+    assert call("sample", digits_run, 2, "--out", "many", "--force") == 0
+    assert sorted(os.listdir("many")) == ["0.png", "1.png"]
+    Path("many", "mine.png").touch()
+    refused(2, ["many holds more"], "sample", digits_run, 2, "--out", "many", "--force")
+    assert call("reconstruct", digits_run, "digits", "--out", "first.png") == 0
+    assert "the first 256 of 1797" in capsys.readouterr().out
+
+
+def test_what_a_model_cannot_do(refused, iris_run, digits_run):
+    refused(2, ["no images", ".npy"], "sample", iris_run, 2, "--out", "s.png")
+    refused(2, ["n ≥ 1", "0"], "sample", iris_run, 0, "--out", "s.npy")
+    refused(1, ["8, 8", "150, 4"], "encode", digits_run, "iris", "--out", "z.npy")
+    np.save("z.npy", np.zeros((3, 9)))
+    refused(1, ["9 values", "2"], "decode", iris_run, "z.npy", "--out", "x.npy")
+    refused(1, ["8, 8", "3, 9"], "score", digits_run, "z.npy", "--out", "s.npy")
+    assert os.listdir() == ["z.npy"]
+
+
+@pytest.mark.filterwarnings("default:X does not have valid feature names")
+def test_warnings_are_one_line(iris_run, capsys):
+    np.save("x.npy", load_iris().data)
+    assert call("encode", iris_run, "x.npy", "--out", "z.npy") == 0
+    error = capsys.readouterr().err
+    assert error.startswith("narrows: warning: X does not have valid feature names")
+    assert error.count("\n") == 1
+
+
+def test_a_damaged_model(refused, iris_run):
+    shutil.copytree(iris_run, "run")
+    weights = Path("run", "model", "weights.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    refused(1, ["weights.safetensors", "damaged"], "info", "run")
+    Path("run", "model", "manifest.json").unlink()
+    refused(1, ["manifest.json"], "sample", "run", 2, "--out", "s.npy")
+
+
+# -- texts and values --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("none", "patience", None),
+        ("True", "tied", True),
+        ("10", "patience", 10),
+        ("1e-3", "learning_rate", 1e-3),
+        ("optimal", "scale", "optimal"),
+        ("128,64", "hidden", (128, 64)),
+        ("128", "hidden", (128,)),
+        ("None", "hidden", None),
+        ('{"kl": 0.5}', "charges", {"kl": 0.5}),
+        ([1, 2], "hidden", [1, 2]),
+    ],
+)
+def test_values_of_texts(text, name, value):
+    assert parse(text, name) == value
+    assert type(parse(text, name)) is type(value)
+
+
+def test_a_plan_survives_toml(tmp_path):
+    fields = {"hidden": (128, 64), "patience": None, "tied": True, "beta": 1e-5, "device": 'a"\\b'}
+    plan = Plan("iris", "vae", str(tmp_path / "ü\n"), "kind", fields=fields)
+    path = tmp_path / "run.toml"
+    path.write_text(plan.toml())
+    again = Plan.read(path)
+    assert again.fields == fields | {"hidden": [128, 64]}
+    assert again.given() | {"fields": {}} == plan.given() | {"fields": {}}

@@ -1,0 +1,403 @@
+"""The contract that every model keeps with every architecture that it accepts."""
+
+import copy
+import hashlib
+import inspect
+import pickle
+import random
+import subprocess
+import sys
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+import narrows
+from narrows.data.corruption import CORRUPTIONS
+from narrows.data.sources import InMemory
+from narrows.errors import ParameterError
+from narrows.parts.latents import LATENTS
+from narrows.parts.likelihoods import LIKELIHOODS
+from narrows.parts.networks import ARCHITECTURES
+from narrows.parts.penalties import PENALTIES
+
+CLASSES = [cls for cls in narrows.MODELS.values() if cls.__module__.startswith("narrows.")]
+TABLE = load_digits().data[:120].astype(np.float32)
+IMAGES = np.rint(load_digits().images[:120] * (255 / 16)).astype(np.uint8)
+TABLE.flags.writeable = IMAGES.flags.writeable = False
+SMALL = {"mlp": (16,), "conv": (4, 6)}
+
+
+def accepts(cls, architecture):
+    try:
+        cls(architecture=architecture).check_parameters()
+    except ParameterError:
+        return False
+    return True
+
+
+def compositions():
+    """Every registered part in a ComposedAutoencoder, and a few of them together."""
+    yield from ({"code": name} for name in LATENTS)
+    yield from ({"likelihood": name} for name in LIKELIHOODS)
+    yield from ({"penalties": {name: 0.1}} for name in PENALTIES)
+    yield from ({"corruption": name} for name in CORRUPTIONS)
+    yield {
+        "code": "gaussian",
+        "charges": {"kl": 0.5},
+        "penalties": {"l1": 0.1, "jacobian": 0.1},
+        "corruption": "masking",
+        "likelihood": "laplace",
+    }
+    everything = {"batch_norm": True, "dropout": 0.1, "scale": "learned", "code": "gaussian"}
+    yield everything | {"architecture": "mlp"}
+    yield everything | {"architecture": "conv", "downsampling": "max"}
+    yield {"tied": True, "code": "gaussian", "output_activation": "tanh"}
+
+
+def cases():
+    for cls in CLASSES:
+        if cls is not narrows.ComposedAutoencoder:
+            for name in filter(lambda name: accepts(cls, name), ARCHITECTURES):
+                yield f"{cls.__name__}-{name}", cls, {"architecture": name}
+    for options in compositions():
+        label = ",".join(f"{name}={value}" for name, value in options.items())
+        yield (
+            f"Composed-{label[:60]}",
+            narrows.ComposedAutoencoder,
+            {"architecture": "mlp"} | options,
+        )
+    yield (
+        "Autoencoder-code_dropout",
+        narrows.Autoencoder,
+        {"architecture": "mlp", "code_dropout": 0.2},
+    )
+    sigmoid = {"architecture": "mlp", "code_activation": "sigmoid", "rho": 0.05}
+    yield "SparseAutoencoder-rho", narrows.SparseAutoencoder, sigmoid
+    exact = {"architecture": "mlp", "jacobian": "exact"}
+    yield "ContractiveAutoencoder-exact", narrows.ContractiveAutoencoder, exact
+
+
+CASES = {name: (cls, options) for name, cls, options in cases()}
+every_model = pytest.mark.parametrize("case", CASES)
+
+
+def make(case, **changes):
+    """A small, unfitted model."""
+    cls, options = CASES[case]
+    name = options["architecture"]
+    small = {"latent_dim": 3, "epochs": 5, "batch_size": 32, "learning_rate": 0.01}
+    if "hidden" in inspect.signature(ARCHITECTURES[name]).parameters:
+        small["hidden"] = SMALL.get(name)
+    return cls(**small | {"modality": modality(case)} | options | changes)
+
+
+def modality(case):
+    return "image" if CASES[case][1]["architecture"] == "conv" else "table"
+
+
+def data(case):
+    return IMAGES if modality(case) == "image" else TABLE
+
+
+@cache
+def fitted(case):
+    """A fitted model, shared: no test may change it."""
+    return make(case).fit(data(case))
+
+
+def answers(model, X):
+    codes = model.transform(X)
+    return {
+        "transform": codes,
+        "reconstruct": model.reconstruct(X),
+        "inverse_transform": model.inverse_transform(codes),
+        "score_samples": model.score_samples(X),
+        "sample": model.sample(5, seed=3),
+        "noisy": model.sample(5, seed=3, noise=True),
+        "interpolate": model.interpolate(X[0], X[1], 4),
+    }
+
+
+@cache
+def expected(case):
+    """The shared model's answers on its training data."""
+    return answers(fitted(case), data(case))
+
+
+def assert_answers_as_expected(case, model):
+    found = answers(model, data(case))
+    for name, answer in expected(case).items():
+        np.testing.assert_array_equal(found[name], answer, err_msg=name)
+
+
+def weights(model):
+    return {name: p.detach().clone() for name, p in model.net_.named_parameters()}
+
+
+# -- training ---------------------------------------------------------------------------------
+
+
+@every_model
+def test_the_loss_falls(case):
+    history = fitted(case).history_
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert history[-1]["validation_loss"] < history[0]["validation_loss"]
+
+
+@every_model
+def test_every_parameter_gets_a_gradient(case):
+    model = copy.deepcopy(fitted(case))
+    net, device = model.net_.train(), torch.device("cpu")
+    x, mask = model.modality_.encode(model.modality_.read(data(case), "test"))
+    reached = set()
+    for move in model.losses(InMemory(x, mask).take(torch.arange(64)).to(device)):
+        loss = torch.stack([term.mean() for term in move.terms.values()]).sum()
+        modules, _ = net.players()[move.player]
+        own = {p for module in modules for p in module.parameters()}
+        named = {name: p for name, p in net.named_parameters() if p in own}
+        gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+        reached |= {
+            name for name, g in zip(named, gradients, strict=True) if g is not None and g.any()
+        }
+    assert {name for name, _ in net.named_parameters()} == reached
+
+
+@every_model
+def test_every_parameter_moves(case):
+    still = weights(make(case, learning_rate=1e-30, weight_decay=0.0).fit(data(case)))
+    moved = weights(fitted(case))
+    assert [name for name in moved if torch.equal(moved[name], still[name])] == []
+
+
+@every_model
+def test_the_history_shows_every_term_of_both_parts(case):
+    model = fitted(case)
+    assert len(model.history_) == model.n_iter_ == 5
+    for row in model.history_:
+        terms = {name for name in row if f"validation_{name}" in row}
+        assert {"nll", "loss", "mse"} <= terms
+        other = {"epoch", "seconds", "learning_rate"}
+        assert set(row) == terms | {f"validation_{name}" for name in terms} | other
+        charged = [row[name] for name in terms - {"loss", "mse"}]
+        assert row["loss"] == pytest.approx(sum(charged), rel=1e-5)
+
+
+@every_model
+def test_one_seed_gives_one_result(case):
+    model = fitted(case)
+    torch.rand(1000)
+    twin = make(case).fit(data(case))
+    assert_answers_as_expected(case, twin)
+    assert [{**row, "seconds": 0} for row in model.history_] == [
+        {**row, "seconds": 0} for row in twin.history_
+    ]
+
+
+@every_model
+def test_the_global_random_state_stays(case):
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    model = make(case, epochs=1).fit(data(case))
+    answers(model, data(case))
+    model.partial_fit(data(case))
+    after = torch.get_rng_state(), np.random.get_state()[1], random.getstate()  # noqa: NPY002
+    assert torch.equal(before[0], after[0])
+    assert np.array_equal(before[1], after[1])
+    assert before[2] == after[2]
+
+
+# -- evaluation -------------------------------------------------------------------------------
+
+
+@every_model
+def test_evaluation_is_deterministic(case):
+    expected(case)
+    torch.rand(1000)
+    assert_answers_as_expected(case, fitted(case))
+
+
+@every_model
+def test_answers_are_finite_and_of_the_right_shape(case):
+    model, X, found = fitted(case), data(case), expected(case)
+    for name in found:
+        assert np.isfinite(found[name]).all(), name
+    assert found["transform"].shape == (len(X), 3)
+    assert found["reconstruct"].shape == found["inverse_transform"].shape == X.shape
+    assert found["score_samples"].shape == (len(X),)
+    assert found["sample"].shape == found["noisy"].shape == (5, *X.shape[1:])
+    assert found["interpolate"].shape == (4, *X.shape[1:])
+    assert model.score(X) == pytest.approx(found["score_samples"].mean(), rel=1e-6)
+
+
+@every_model
+def test_samples_differ_from_each_other_and_with_the_seed(case):
+    model = fitted(case)
+    one, two = model.sample(5, seed=1), model.sample(5, seed=2)
+    assert len(np.unique(one, axis=0)) == 5
+    assert not np.array_equal(one, two)
+
+
+@every_model
+def test_a_row_does_not_depend_on_its_neighbours(case):
+    model, X = fitted(case), data(case)[:14]
+    for method in (model.transform, model.score_samples, model.reconstruct):
+        whole = method(X)
+        # A pixel beside a half may be rounded either way.
+        allowed = 1 if whole.dtype == np.uint8 else 1e-6 * np.abs(whole).max()
+        for size in (1, 2, 7):
+            parts = [method(X[i : i + size]) for i in range(0, len(X), size)]
+            difference = np.concatenate(parts).astype(float) - whole
+            assert np.abs(difference).max() <= allowed, (method.__name__, size)
+
+
+@every_model
+def test_inputs_are_never_changed(case):
+    X = data(case).copy()  # writeable
+    digest = hashlib.sha256(X).hexdigest()
+    model = make(case, epochs=1)
+    steps = {
+        "fit": model.fit,
+        "partial_fit": model.partial_fit,
+        "answers": lambda X: answers(model, X),
+        "validation": lambda X: model.fit(X[:60], validation=X[60:]),
+    }
+    for name, step in steps.items():
+        step(X)
+        assert hashlib.sha256(X).hexdigest() == digest, name
+    codes = model.transform(X)
+    digest = hashlib.sha256(codes).hexdigest()
+    model.inverse_transform(codes)
+    assert hashlib.sha256(codes).hexdigest() == digest
+
+
+@every_model
+def test_the_estimator_does_not_change_when_asked(case):
+    model = copy.deepcopy(fitted(case))
+    state = {name: value.clone() for name, value in model.net_.state_dict().items()}
+    names = set(vars(model))
+    answers(model, data(case))
+    model.diagnose()
+    assert set(vars(model)) - names <= {"_density"}  # what `sample` fits when first asked
+    for name, value in model.net_.state_dict().items():
+        assert torch.equal(value, state[name]), name
+
+
+# -- odd data ---------------------------------------------------------------------------------
+
+
+@every_model
+@pytest.mark.filterwarnings("ignore:Every column of X is constant")
+def test_one_row(case):
+    X = data(case)[:1]
+    if CASES[case][1].get("batch_norm"):
+        with pytest.raises(narrows.errors.DataError, match="batch_norm=True needs at least 2"):
+            make(case).fit(X)
+        return
+    model = make(case).fit(X)
+    for name, answer in answers(model, np.repeat(X, 2, 0)).items():
+        assert np.isfinite(answer).all(), name
+
+
+@every_model
+@pytest.mark.parametrize("n", [5, 15, 33])
+def test_fewer_rows_than_a_batch_or_one_more(case, n):
+    X = data(case)[:n]
+    model = make(case, epochs=2, validation=0.1 if n == 15 else 0.0).fit(X)
+    assert np.isfinite(model.reconstruct(X)).all()
+    assert model.reconstruct(X).shape == X.shape
+
+
+@every_model
+@pytest.mark.filterwarnings("ignore:Every column of X is constant")
+def test_identical_rows(case):
+    X = np.full_like(data(case), 7 if len(case) % 2 else 0)
+    model = make(case).fit(X)
+    for name, answer in answers(model, X).items():
+        assert np.isfinite(answer).all(), name
+    np.testing.assert_allclose(model.reconstruct(X).astype(float), X, atol=0.5)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if modality(case) == "table"])
+def test_a_constant_column_is_restored_exactly(case):
+    X = TABLE.copy()
+    X[:, 5], X[:, 20] = -0.1, 12345.0
+    model = make(case).fit(X)
+    for name, answer in answers(model, X).items():
+        assert np.isfinite(answer).all(), name
+        if name not in ("transform", "score_samples"):
+            assert (answer[:, 5] == np.float32(-0.1)).all(), name
+            assert (answer[:, 20] == 12345.0).all(), name
+
+
+# -- copies -----------------------------------------------------------------------------------
+
+
+@every_model
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))],
+    ids=["deep", "pickle"],
+)
+def test_copies_give_the_same_answers(case, copied):
+    assert_answers_as_expected(case, copied(fitted(case)))
+
+
+READER = """
+import pickle, sys
+from pathlib import Path
+import numpy as np
+import narrows
+
+root = Path(sys.argv[1])
+inputs = np.load(root / "inputs.npz")
+
+def answers(model, X):
+    return {
+        "transform": model.transform(X),
+        "reconstruct": model.reconstruct(X),
+        "score_samples": model.score_samples(X),
+        "sample": model.sample(5, seed=3),
+    }
+
+for folder in sorted(root.glob("*.model")):
+    model = narrows.load(folder)
+    X = inputs[model.modality]
+    np.savez(root / f"{folder.stem}.npz", **answers(model, X))
+    unpickled = pickle.loads((root / f"{folder.stem}.pickle").read_bytes())
+    np.savez(root / f"{folder.stem}-pickle.npz", **answers(unpickled, X))
+    if folder.stem == "0":
+        again = unpickled.fit(X)
+        np.savez(root / f"{folder.stem}-again.npz", **answers(again, X))
+"""
+
+
+def test_a_fresh_process_gives_the_same_bits(tmp_path):
+    """One process loads, unpickles and refits what another one saved."""
+    np.savez(tmp_path / "inputs.npz", table=TABLE, image=IMAGES)
+    for i, case in enumerate(CASES):
+        fitted(case).save(tmp_path / f"{i}.model")
+        (tmp_path / f"{i}.pickle").write_bytes(pickle.dumps(fitted(case)))
+    subprocess.run([sys.executable, "-c", READER, str(tmp_path)], check=True, timeout=300)
+    for i, case in enumerate(CASES):
+        for suffix in ["", "-pickle", *(["-again"] if i == 0 else [])]:
+            found = np.load(tmp_path / f"{i}{suffix}.npz")
+            assert len(found.files) == 4
+            for name in found.files:
+                np.testing.assert_array_equal(
+                    found[name], expected(case)[name], err_msg=f"{case} {name}{suffix}"
+                )
+
+
+@every_model
+def test_a_loaded_model_knows_all_that_the_saved_one_knew(case, tmp_path):
+    model = fitted(case)
+    model.save(tmp_path / "model")
+    twin = narrows.load(tmp_path / "model")
+    assert twin.get_params() == model.get_params()
+    assert twin.history_ == model.history_
+    assert twin.n_iter_ == model.n_iter_
+    assert twin.n_features_in_ == model.n_features_in_
+    assert twin.diagnose().findings == model.diagnose().findings
+    assert twin.get_feature_names_out().tolist() == model.get_feature_names_out().tolist()

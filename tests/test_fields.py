@@ -1,0 +1,217 @@
+"""Every field does what it says: each one that may change the result does, the others do not."""
+
+import ast
+import inspect
+from functools import cache
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+import narrows
+from narrows.errors import ParameterError
+
+CLASSES = [cls for cls in narrows.MODELS.values() if cls.__module__.startswith("narrows.")]
+BASE = {"latent_dim": 3, "epochs": 3, "batch_size": 16, "verbose": 0}
+
+# Another value for every field, with the partners that it needs.
+CHANGES = {
+    "latent_dim": (5, {}),
+    "scaling": ("robust", {}),
+    "architecture": ("linear", {}),  # from the MLP that a table gets
+    "hidden": ((12,), {}),
+    "activation": ("tanh", {}),
+    "dropout": (0.5, {}),
+    "batch_norm": (True, {}),
+    "tied": (True, {}),
+    "downsampling": ("max", {"architecture": "conv", "modality": "image", "hidden": (4,)}),
+    "likelihood": ("laplace", {}),
+    "scale": (1.0, {}),
+    "output_activation": ("tanh", {}),
+    "score_draws": (3, {}),
+    "epochs": (5, {}),
+    "batch_size": (32, {}),
+    "learning_rate": (0.05, {}),
+    "schedule": ("constant", {}),
+    "warmup": (0.5, {}),
+    "weight_decay": (3.0, {}),
+    "gradient_clip": (1e-3, {"schedule": "constant"}),
+    "patience": (1, {"learning_rate": 0.03, "schedule": "constant", "epochs": 40}),
+    "validation": (0.3, {}),
+    "validation_split": ("last", {}),
+    "precision": ("bfloat16", {}),
+    "seed": (1, {}),
+    "code_activation": ("relu", {}),
+    "code_dropout": (0.5, {}),
+    "corruption": ("masking", {}),
+    "noise": (0.9, {"corruption": "gaussian"}),
+    "sparsity": (5.0, {}),
+    "rho": (0.2, {"code_activation": "sigmoid"}),
+    "contraction": (5.0, {}),
+    "jacobian": ("exact", {}),
+    "beta": (5.0, {}),
+    "code": ("gaussian", {}),
+    "code_options": ({"activation": "tanh"}, {"code": "point"}),
+    "charges": ({"kl": 0.1}, {"code": "gaussian"}),
+    "penalties": ({"l1": 3.0}, {}),
+}
+# Where and how it runs, not what it learns.
+NEUTRAL = {
+    "modality": "table",
+    "device": "cpu",
+    "threads": 1,
+    "verbose": 1,
+    "warm_start": True,  # on a first fit
+}
+MLP_ONLY = {
+    "hidden",
+    "activation",
+    "dropout",
+    "batch_norm",
+    "tied",
+    "architecture",
+    "downsampling",
+}
+# Combinations that a model refuses with a sentence; everything else must work.
+REFUSED = {
+    "LinearAutoencoder": MLP_ONLY,
+    "ContractiveAutoencoder": {"batch_norm"},
+}
+
+
+def result(cls, **options):
+    """Everything that a fit leaves, as one comparable value."""
+    return _result(cls, repr(options))
+
+
+@cache
+def _result(cls, text):
+    options = ast.literal_eval(text)
+    X = load_digits().data[:64].astype(np.float32)
+    if options.get("modality") == "image":
+        X = X.reshape(-1, 8, 8)
+    model = cls(**BASE | options).fit(X)
+    history = [{**row, "seconds": 0} for row in model.history_]
+    return history, model.transform(X).tobytes(), model.score_samples(X).tobytes()
+
+
+@pytest.mark.parametrize("field", sorted(set().union(*(cls.annotations() for cls in CLASSES))))
+def test_every_field_is_in_the_tables(field):
+    assert (field in CHANGES) + (field in NEUTRAL) == 1
+
+
+@pytest.mark.parametrize(
+    ("cls", "field"),
+    [(cls, field) for cls in CLASSES for field in cls.annotations() if field in CHANGES],
+)
+def test_a_field_changes_the_result(cls, field):
+    value, partners = CHANGES[field]
+    partners = {name: v for name, v in partners.items() if name in cls.annotations()}
+    if field in REFUSED.get(cls.__name__, ()):
+        value = "mlp" if field == "architecture" else value
+        with pytest.raises(
+            ParameterError, match="architecture" if "architecture" in partners else field
+        ):
+            result(cls, **partners | {field: value})
+        return
+    before, after = result(cls, **partners), result(cls, **partners | {field: value})
+    if field == "score_draws":  # a point code has nothing to draw
+        drawn = cls(**BASE).latent().prior() is not None
+        assert (before == after) is not drawn
+        assert before[:2] == after[:2]
+    else:
+        assert before != after
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("field", NEUTRAL)
+def test_a_field_of_the_run_changes_nothing(cls, field):
+    assert result(cls) == result(cls, **{field: NEUTRAL[field]})
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_every_field_is_documented(cls):
+    assert set(cls.field_docs()) >= set(cls.annotations())
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_every_default_passes_its_own_check(cls):
+    assert cls().fields() == cls.defaults()
+
+
+@pytest.mark.parametrize(
+    ("field", "given", "plain"),
+    [
+        ("latent_dim", np.int64(3), 3),
+        ("hidden", [np.int64(8), 4], (8, 4)),
+        ("hidden", np.array([8, 4]), (8, 4)),
+        ("learning_rate", np.float32(0.5), 0.5),
+        ("scale", 1, 1),
+        ("batch_norm", np.bool_(True), True),
+        ("activation", np.str_("relu"), "relu"),
+    ],
+)
+def test_numpy_and_lists_are_read_and_the_estimator_is_not_rewritten(field, given, plain):
+    model = narrows.Autoencoder(**BASE | {field: given})
+    assert model.fields()[field] == plain
+    X = load_digits().data[:50]
+    codes = model.fit(X).transform(X)
+    assert getattr(model, field) is given
+    twin = narrows.Autoencoder(**BASE | {field: plain}).fit(X)
+    np.testing.assert_array_equal(codes, twin.transform(X))
+
+
+def test_a_list_or_array_does_not_upset_a_model_that_ignores_it():
+    X = load_digits().data[:50]
+    with pytest.raises(
+        ParameterError, match=r"'hidden' parameter of LinearAutoencoder has no eff"
+    ):
+        narrows.LinearAutoencoder(**BASE | {"hidden": np.array([8, 4])}).fit(X)
+
+
+class Indented:
+    """A child with a field of its own.
+
+    Args:
+        gamma: another weight, which takes
+            two lines.
+
+    References:
+        None.
+    """
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        Indented.__doc__,
+        inspect.cleandoc(Indented.__doc__),
+        Indented.__doc__.replace("\n", "\n    "),
+    ],
+    ids=["module", "cleaned, as Python 3.13 does", "nested"],
+)
+def test_inherited_fields_need_no_forwarding(text):
+    class _Child(narrows.VAE):
+        __doc__ = text
+        gamma: float = 2.0
+
+    model = _Child(beta=3.0, gamma=4.0, latent_dim=2)
+    assert {"beta", "gamma", "latent_dim", "seed"} <= set(model.get_params())
+    assert _Child.field_docs()["gamma"] == "another weight, which takes two lines."
+    assert _Child.field_docs()["beta"] == narrows.VAE.field_docs()["beta"]
+
+
+def test_a_name_with_an_underscore_is_not_registered():
+    class _Hidden(narrows.VAE):
+        pass
+
+    class Shown(narrows.VAE):
+        pass
+
+    assert "_Hidden" not in narrows.MODELS
+    assert narrows.MODELS["Shown"] is Shown
+
+
+def test_fields_are_keywords_only():
+    with pytest.raises(TypeError):
+        narrows.VAE(3)
