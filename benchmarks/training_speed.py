@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from _common import Record
+from _common import Record, fashion_mnist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -33,7 +33,7 @@ class Workload(NamedTuple):
     net: Callable[[], nn.Module]
     loss: Callable[[Tensor, Tensor], Tensor]
     fields: dict[str, Any]
-    shape: tuple[int, int]
+    data: Callable[[], np.ndarray]
     batch_size: int
 
 
@@ -41,6 +41,18 @@ def dense(*sizes: int, last: type[nn.Module] = nn.Identity) -> list[nn.Module]:
     """Linear layers with ReLU between them."""
     layers = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]
     return [*layers[:-1], last()]
+
+
+def pictures() -> np.ndarray:
+    """Return half of Fashion-MNIST's training images, ``(30000, 784)`` in [0, 1]."""
+    return fashion_mnist("train")[:30_000].reshape(-1, 784).astype(np.float32) / 255
+
+
+def columns() -> np.ndarray:
+    """Return correlated normal columns, ``(100000, 30)``."""
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(size=(8, 30)).astype(np.float32)
+    return rng.standard_normal((100_000, 8), np.float32) @ mixing
 
 
 def deep() -> nn.Module:
@@ -89,7 +101,7 @@ WORKLOADS = {
             "activation": "relu",
             "output_activation": "sigmoid",
         },
-        (30_000, 784),
+        pictures,
         256,
     ),
     "W2": Workload(
@@ -98,7 +110,7 @@ WORKLOADS = {
         shallow,
         F.binary_cross_entropy,
         {"hidden": (), "latent_dim": 32, "code_activation": "relu", "likelihood": "bernoulli"},
-        (30_000, 784),
+        pictures,
         256,
     ),
     "W5": Workload(
@@ -107,7 +119,7 @@ WORKLOADS = {
         table,
         F.mse_loss,
         TABLE,
-        (100_000, 30),
+        columns,
         1024,
     ),
 }
@@ -162,7 +174,7 @@ def main() -> None:
     record("|---|---|---|---|---|")
     for name in arguments.workloads:
         workload = WORKLOADS[name]
-        X = np.random.default_rng(0).random(workload.shape, dtype=np.float32)
+        X = workload.data()
         steps = -(-len(X) // workload.batch_size)
         pairs = []
         for _ in range(arguments.pairs):

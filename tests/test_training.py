@@ -12,7 +12,7 @@ import narrows
 from narrows.data.sources import Batch, InMemory
 from narrows.errors import TrainingError
 from narrows.net import Move, Net
-from narrows.training import Log, Training, average, total
+from narrows.training import CLEARED, Log, Training, average, total
 
 SMALL = {"latent_dim": 2, "hidden": (8,), "epochs": 4, "batch_size": 32}
 
@@ -311,6 +311,20 @@ def test_a_broken_gradient_skips_the_step_and_is_counted(digits):
         names, _ = one_step(model, digits)
     assert names == set()
     assert all(np.isfinite(row["loss"]) for row in model.history_)
+
+
+def test_what_faded_from_the_moments_is_cleared_before_it_turns_denormal(digits):
+    """The first moment of a silent unit shrinks by 0.9 a step, for ever; denormals are slow."""
+    model = narrows.Autoencoder(**SMALL).fit(digits)
+    training = Training(model, InMemory(torch.tensor(digits)), None, 100, 0)
+    moment = training.optimizers["autoencoder"].first[0]
+    moment[0], moment[1] = 0.9e-30, -1.1e-30
+    training.advance(CLEARED + 1, 8)
+    assert moment[0].all()
+    training.advance(2 * CLEARED, 8)
+    assert not moment[0].any()
+    assert (moment[1] == -1.1e-30).all()
+    assert torch.finfo(torch.float32).tiny < 1.1e-30 * 0.9**CLEARED
 
 
 # -- hooks ------------------------------------------------------------------------------------

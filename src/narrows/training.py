@@ -8,6 +8,7 @@ from math import cos, pi
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from narrows.data.sources import Batch, InMemory
@@ -31,6 +32,8 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 """Learning rate, relative to the field, as a function of progress after the warm-up."""
 
 
+CLEARED = 100
+"""Optimizers clear what faded from their moments every so many steps."""
 WATCHED = 16
 """Statistics beside the terms (mse, ...) are taken from about so many batches of an epoch."""
 
@@ -75,13 +78,15 @@ class AdamW:
         """Move the parameters by one step."""
         gradients = [g.contiguous() for g in gradients]  # the fused kernel reads raw memory
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        sound = norm.isfinite()
+        sound = norm.lt(float("inf")).float()  # nan is not less either
+        unsound = 1 - sound
+        divisor = None
         if self.gradient_clip is not None:
-            torch._foreach_mul_(gradients, (self.gradient_clip / (norm + 1e-6)).clamp(max=1.0))
+            divisor = ((norm + 1e-6) / self.gradient_clip).clamp(min=1.0).float()
         if self.weight_decay and self.matrices:
             torch._foreach_mul_(self.matrices, 1 - self.rate * (self.weight_decay * sound))
         self.count.add_(sound)
-        self.skipped.add_(~sound)
+        self.skipped.add_(unsound)
         torch._fused_adamw_(
             self.parameters,
             gradients,
@@ -96,8 +101,20 @@ class AdamW:
             eps=self.eps,
             amsgrad=False,
             maximize=False,
-            found_inf=(~sound).float(),
+            grad_scale=divisor,
+            found_inf=unsound,
         )
+
+    @torch.no_grad()
+    def clear(self) -> None:
+        """Set to zero what faded from the moments: denormal numbers make each step far slower.
+
+        Nothing else comes of it: the update of a parameter whose gradient stays zero is lost
+        beside `eps` long before, and a first moment above the threshold cannot become denormal
+        in the next `CLEARED` steps.
+        """
+        for moment in self.first + self.second:
+            moment.copy_(F.hardshrink(moment, 1e-30))
 
     def state(self) -> dict[str, Tensor]:
         """Return the state's own tensors by name."""
@@ -194,6 +211,8 @@ class Training:
         self.net.progress.fill_(progress)
         for optimizer in self.optimizers.values():
             optimizer.rate.fill_(optimizer.base_rate * factor)
+            if done % CLEARED == 0:
+                optimizer.clear()
 
     def step(self, batch: Batch, watch: bool = True) -> Terms:
         """Let every player move on a batch; return the means of all terms, still on the device.

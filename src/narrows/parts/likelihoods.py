@@ -79,6 +79,7 @@ class _Spread(Likelihood):
     deviation: Tensor
     updates: Tensor
     log_units: Tensor
+    offset_at_one: Tensor
     power: ClassVar[int]
     log_norm: ClassVar[float]
     floor = 1e-3
@@ -99,7 +100,9 @@ class _Spread(Likelihood):
             self.register_buffer("log_scale", start)
         self.register_buffer("deviation", torch.tensor(1.0))
         self.register_buffer("updates", torch.tensor(0.0))
-        self.register_buffer("log_units", torch.zeros(1) if log_units is None else log_units)
+        units = torch.zeros(1) if log_units is None else log_units
+        self.register_buffer("log_units", units)
+        self.register_buffer("offset_at_one", units.mean() + self.log_norm, persistent=False)
 
     def extra_repr(self) -> str:
         """Show how the scale is found."""
@@ -114,10 +117,9 @@ class _Spread(Likelihood):
 
     def offset(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Return the nll of a perfect reconstruction: ``(batch,)``, or 0-d without a mask."""
-        constant = self.log_scale + self.log_norm + self.log_units
         if mask is None:
-            return constant.expand(x.shape[1:]).sum()
-        return (constant * mask).flatten(1).sum(1)
+            return (self.log_scale + self.offset_at_one) * x.shape[1:].numel()
+        return ((self.log_scale + self.log_norm + self.log_units) * mask).flatten(1).sum(1)
 
     def distance(self, mean: Tensor, x: Tensor) -> Tensor:
         """Return |x - mean|^p for each value."""
@@ -133,17 +135,19 @@ class _Spread(Likelihood):
         """
         if self.scale != "optimal":
             return
-        excess = nll - self.offset(x, mask)
+        size = x.shape[1:].numel()
         if mask is None and weight is None:
-            batch = excess.mean() / x[0].numel()
+            excess = nll.mean() / size - (self.log_scale + self.offset_at_one)
         else:
-            count = torch.full_like(nll, x[0].numel()) if mask is None else mask.flatten(1).sum(1)
+            count = torch.full_like(nll, size) if mask is None else mask.flatten(1).sum(1)
             weight = torch.ones_like(nll) if weight is None else weight
-            batch = (excess * weight).sum() / (count * weight).sum().clamp(min=1e-6)
-        batch = batch * self.power * (self.power * self.log_scale).exp()
+            excess = ((nll - self.offset(x, mask)) * weight).sum()
+            excess = excess / (count * weight).sum().clamp(min=1e-6)
+        floor = self.floor**self.power
+        batch = excess * self.deviation.clamp(min=floor) * self.power
         self.updates.add_(1)
         self.deviation.lerp_(batch, self.updates.reciprocal().clamp(min=self.rate))
-        self.log_scale.copy_(self.deviation.clamp(min=self.floor**self.power).log() / self.power)
+        torch.log(self.deviation.clamp(min=floor), out=self.log_scale).div_(self.power)
 
 
 @likelihood
