@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from narrows.errors import ParameterError
 
-__all__ = ["choose_threads", "cuda_devices", "resolve_device", "seeded", "threads"]
+__all__ = ["choose_threads", "cuda_devices", "keep_memory", "resolve_device", "seeded", "threads"]
 
 SMALL_STEP = 4e7
 """Multiply-adds of a forward pass below which a second thread gives next to nothing."""
@@ -61,6 +61,15 @@ def choose_threads(net: nn.Module, batch: Any, batch_size: int) -> int:
         net.eval()(batch)
     products = counter.get_total_flops() / 2 * batch_size
     return 1 if products < SMALL_STEP else torch.get_num_threads()
+
+
+def keep_memory() -> None:
+    """Let malloc keep what a step frees for the next one.
+
+    glibc learns from the largest block freed so far (up to 32 MB) how much free memory is worth
+    keeping; without this lesson it may give some back in every step, and page it in again.
+    """
+    torch.empty(31 << 20, dtype=torch.uint8)
 
 
 def cuda_devices(device: torch.device) -> list[int]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from narrows.data.sources import Batch, InMemory
 from narrows.errors import TrainingError
 from narrows.net import Move, Terms
-from narrows.runtime import cuda_devices
+from narrows.runtime import cuda_devices, keep_memory
 
 if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
@@ -155,6 +155,7 @@ class Training:
 
     def run(self, report: Callable[["Training"], None]) -> list[Row]:
         """Train to the last epoch, or until patience runs out; return the history."""
+        keep_memory()
         while self.epoch < (self.epochs or 1) and not self.exhausted:
             self.run_epoch()
             report(self)
