@@ -200,8 +200,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         noise = None
         if self.score_draws:
             generator = torch.Generator().manual_seed(0)
-            shape = (self.score_draws, *self.net_.latent.code_shape)
-            noise = torch.randn(shape, generator=generator).to(self._device())
+            noise = self.net_.latent.noise(self.score_draws, generator).to(self._device())
         return self._map(X, lambda batch: self.net_.elbo(batch, noise)).numpy()
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -236,8 +235,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
                 codes = torch.from_numpy(self._density.sample(n, fixed))
                 codes = codes.view(n, *self.net_.latent.code_shape)
             else:
-                noise_of_codes = torch.randn(n, *self.net_.latent.code_shape)
-                codes = prior.rsample(noise_of_codes.to(self._device()))
+                codes = prior.sample(n)
             return self.modality_.decode(self._decode(codes, noise))
 
     def interpolate(self, a: Any, b: Any, steps: int = 10) -> Any:

@@ -11,7 +11,7 @@ from narrows.data.sources import Batch
 from narrows.parts.latents import DiagonalGaussian, Latent
 from narrows.parts.likelihoods import Likelihood
 
-__all__ = ["Move", "Net", "Player", "Step", "Terms", "forms", "outline"]
+__all__ = ["Move", "Net", "Player", "Running", "Step", "Terms", "forms", "outline"]
 
 Terms = dict[str, Tensor]
 """Named parts of a loss: ``(batch,)``, or 0-d for a statistic of the whole batch."""
@@ -50,6 +50,14 @@ class Move(NamedTuple):
     player: str
     terms: Terms
     step: Step | None = None
+
+
+class Running(nn.Module):
+    """A child of a net whose state follows training: a multiplier, a running statistic."""
+
+    def follow(self, step: Step) -> None:
+        """Change the state, once for each optimizer step; without gradients."""
+        raise NotImplementedError
 
 
 class Net(nn.Module):
@@ -127,6 +135,9 @@ class Net(nn.Module):
         batch = step.batch
         self.likelihood.update(step.nll, batch.target, batch.mask, batch.weight)
         self.latent.update(step.h)
+        for child in self.children():
+            if isinstance(child, Running):
+                child.follow(step)
 
     def players(self) -> dict[str, Player]:
         """Return ``{name: (modules, optimizer options)}``: disjoint, covering all parameters."""

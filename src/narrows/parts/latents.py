@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import log, pi
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from narrows.errors import ParameterError, nearest
 from narrows.parts.networks import ACTIVATIONS
 
-__all__ = ["LATENTS", "DiagonalGaussian", "Gaussian", "Latent", "Point", "latent"]
+__all__ = ["LATENTS", "DiagonalGaussian", "Distribution", "Gaussian", "Latent", "Point", "latent"]
 
 Charges = dict[str, Tensor]
 L = TypeVar("L", bound=type["Latent"])
@@ -24,6 +24,16 @@ def latent(cls: L) -> L:
     """Register a latent under its lower-case name."""
     LATENTS[cls.__name__.lower()] = cls
     return cls
+
+
+class Distribution(Protocol):
+    """What a prior over codes can do."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Return log p(z) in nats, ``(batch,)``."""
+
+    def sample(self, n: int) -> Tensor:
+        """Draw n codes from torch's random state, ``(n, *code_shape)``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +52,11 @@ class DiagonalGaussian:
         """Return log N(z; mean, sigma^2) in nats, summed over units: ``(batch,)``."""
         square = (z - self.mean).square() * (-self.logvar).exp()
         return -0.5 * (square + self.logvar + log(2 * pi)).sum(-1)
+
+    def sample(self, n: int) -> Tensor:
+        """Draw n codes, where there is one mean for all; the noise is the same on any device."""
+        noise = torch.randn(n, *self.mean.shape[1:], dtype=self.mean.dtype)
+        return self.rsample(noise.to(self.mean.device))
 
     def kl(self) -> Tensor:
         """Return KL(q || N(0, I)) of each unit in nats, ``(batch, dim)`` (Kingma 2014, app. B)."""
@@ -81,9 +96,13 @@ class Latent(nn.Module):
         del h
         return None
 
-    def prior(self) -> DiagonalGaussian | None:
-        """Return p(z) for one code, or None for a point code."""
+    def prior(self) -> Distribution | None:
+        """Return p(z), or None for a point code."""
         return None
+
+    def noise(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Return n draws of what `forward` takes as noise, ``(n, *code_shape)``, on the CPU."""
+        return torch.randn(n, *self.code_shape, generator=generator)
 
     def statistics(self, h: Tensor) -> Charges:
         """Return what the history shows of the codes, 0-d each."""
