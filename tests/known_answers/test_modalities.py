@@ -95,7 +95,7 @@ def test_integers_and_flags_of_a_frame_come_back_exactly(whole, target, seed):
     assert_frame_equal(modality.decode(modality.encode(array)[0], like=X), X)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 @pytest.mark.parametrize("shape", [(9, 5, 7), (9, 5, 7, 3), (9, 3, 5, 7), (9, 5, 7, 1)])
 @pytest.mark.parametrize("target", RANGES)
 def test_images_come_back(shape, dtype, target):
@@ -106,10 +106,15 @@ def test_images_come_back(shape, dtype, target):
     found = modality.decode(x)
     assert found.dtype == dtype
     assert found.shape == X.shape
-    if dtype == np.uint8:
-        np.testing.assert_array_equal(found, X)
-    else:
+    if dtype == np.float32:
         np.testing.assert_allclose(found, X, atol=1e-4)
+    else:
+        np.testing.assert_array_equal(found, X)
+
+
+def test_images_whose_channels_may_come_first_or_last_are_refused():
+    with pytest.raises(ValueError, match=r"\(9, 3, 5, 4\), whose channels may come first or last"):
+        Image.describe(np.zeros((9, 3, 5, 4), np.uint8))
 
 
 @pytest.mark.parametrize("kind", ["array", "frame", "image"])
@@ -120,7 +125,7 @@ def test_a_modality_survives_json(kind):
     if kind == "frame":
         X = pd.DataFrame(X, columns=list("abcd")).assign(e=range(6))
     elif kind == "image":
-        X = np.random.default_rng(0).integers(0, 255, (6, 4, 4, 3)).astype(np.uint8)
+        X = np.random.default_rng(0).integers(0, 255, (6, 5, 4, 3)).astype(np.uint8)
     modality, _ = learned(X, "standard", "image" if kind == "image" else "auto")
     assert Modality.restore(json.loads(json.dumps(modality.state()))) == modality
 

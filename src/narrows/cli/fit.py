@@ -89,7 +89,8 @@ def _run(plan: Plan, entry: Model, resume: bool) -> None:
     model.check_parameters()
     _train(model, dataset, plan, resume)
     write_model(place, model)
-    evaluation = _evaluate(model, dataset.X)
+    weight = None if plan.weight is None else dataset.columns[plan.weight]
+    evaluation = _evaluate(model, dataset.X, weight)
     seconds = time.perf_counter() - start
     report = render(model, dataset, evaluation, command=plan.command(), seconds=seconds)
     summary = summarise(model, dataset, evaluation, seconds)
@@ -127,7 +128,7 @@ def _train(model: "BaseAutoencoder", dataset: "Dataset", plan: Plan, resume: boo
         show("The run was complete already." if complete else f"Resumed after epoch {done}.")
 
 
-def _evaluate(model: "BaseAutoencoder", X: Any) -> "Evaluation":
+def _evaluate(model: "BaseAutoencoder", X: Any, weight: Any = None) -> "Evaluation":
     """Score the model on the rows it did not see, or on all where it saw all."""
     import numpy as np
 
@@ -135,4 +136,6 @@ def _evaluate(model: "BaseAutoencoder", X: Any) -> "Evaluation":
 
     rows, held = np.arange(len(X)), model.held_out_
     train = np.setdiff1d(rows, held)
+    if weight is not None:  # rows without weight trained neither the model nor shall its baseline
+        train = train[np.asarray(weight, float)[train] > 0]
     return evaluate(model, X, train=train, test=held if len(held) else rows)

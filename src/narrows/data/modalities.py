@@ -19,6 +19,8 @@ __all__ = ["MODALITIES", "Image", "Modality", "Table", "modality_of"]
 
 Array = NDArray[Any]
 CHANNELS = (1, 3, 4)
+WHOLE = ("uint8", "uint16")
+"""Types of pixels that come back as they were; all others come back as float32."""
 
 
 @dataclass(frozen=True)
@@ -239,7 +241,7 @@ class Image(Modality):
 
     Attributes:
         layout: where the channels are: "last", "first", or "" for none.
-        dtype: "uint8" or "float32", what decoding returns.
+        dtype: "uint8", "uint16" or "float32", what decoding returns.
     """
 
     name = "image"
@@ -254,7 +256,12 @@ class Image(Modality):
         X = as_numbers(X)
         if X.ndim == 3:
             shape, layout = (1, *X.shape[1:]), ""
-        elif X.ndim == 4 and X.shape[1] in CHANNELS and X.shape[3] not in CHANNELS:
+        elif X.ndim == 4 and X.shape[1] in CHANNELS and X.shape[3] in CHANNELS:
+            raise DataError(
+                f"X has the shape {X.shape}, whose channels may come first or last. Drop an axis "
+                "of length 1, or pad the images to another width."
+            )
+        elif X.ndim == 4 and X.shape[1] in CHANNELS:
             shape, layout = X.shape[1:], "first"
         elif X.ndim == 4:
             shape, layout = (X.shape[3], *X.shape[1:3]), "last"
@@ -265,10 +272,11 @@ class Image(Modality):
             )
         if 0 in shape:
             raise DataError(f"X holds images without pixels: its shape is {X.shape}.")
-        return cls(shape, layout=layout, dtype="uint8" if X.dtype == np.uint8 else "float32")
+        dtype = X.dtype.name if X.dtype.name in WHOLE else "float32"
+        return cls(shape, layout=layout, dtype=dtype)
 
     def read(self, X: Any, owner: str) -> Array:
-        """Check size and values; return ``(n, c, h, w)``, uint8 as it is."""
+        """Check size and values; return ``(n, c, h, w)``, whole pixels as they are."""
         X = as_numbers(X)
         channels, *size = self.shape
         sample = {"": (*size,), "last": (*size, channels), "first": self.shape}[self.layout]
@@ -277,14 +285,14 @@ class Image(Modality):
                 f"{owner} is expecting images of shape (n, {', '.join(map(str, sample))}); X has "
                 f"the shape {X.shape}. Give images of the size and channel order seen at fit."
             )
-        if (X.dtype == np.uint8) != (self.dtype == "uint8"):
+        if X.dtype.name != self.dtype and {X.dtype.name, self.dtype} & set(WHOLE):
             raise DataError(
                 f"{owner} was fitted on {self.dtype} images; X holds {X.dtype}, which would be "
                 "read on another scale. Convert X."
             )
         if not len(X):
             raise DataError("Found array with 0 sample(s) in X while a minimum of 1 is required.")
-        if X.dtype != np.uint8:
+        if self.dtype not in WHOLE:
             X = X.astype(np.float32, copy=False)
             broken = ~np.isfinite(X).reshape(len(X), -1).all(1)
             if broken.any():
@@ -310,11 +318,12 @@ class Image(Modality):
         return x.sub_(self._pixel(self.center)).div_(self._pixel(self.scale)), None
 
     def decode(self, x: Tensor, like: Any = None) -> Any:
-        """Undo the scaling; uint8 is rounded and clipped."""
+        """Undo the scaling; whole pixels are rounded and clipped."""
         del like
         pixels = x.float() * self._pixel(self.scale) + self._pixel(self.center)
-        if self.dtype == "uint8":
-            pixels = pixels.round_().clamp_(0, 255).byte()
+        if self.dtype in WHOLE:
+            whole = getattr(torch, self.dtype)
+            pixels = pixels.round_().clamp_(0, torch.iinfo(whole).max).to(whole)
         pixels = pixels.movedim(1, -1) if self.layout == "last" else pixels
         pixels = pixels.squeeze(1) if self.layout == "" else pixels
         return pixels.contiguous().numpy()

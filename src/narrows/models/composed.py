@@ -30,6 +30,10 @@ class ComposedAutoencoder(BaseAutoencoder):
         corruption: what is done to the encoder's input in training; None does nothing.
         noise: amount of the corruption.
 
+    References:
+        Representation Learning: A Review and New Perspectives (Bengio, Courville & Vincent,
+        2013), https://arxiv.org/abs/1206.5538
+
     >>> from narrows import ComposedAutoencoder
     >>> from sklearn.datasets import load_iris
     >>> X = load_iris().data

@@ -1,0 +1,59 @@
+"""What must hold on a GPU, where there is one: the same contract as on the CPU."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+import narrows
+from narrows.training import Training
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+CLASSES = [cls for cls in narrows.MODELS.values() if cls.__module__.startswith("narrows.")]
+TABLE = load_digits().data[:256].astype(np.float32)
+SMALL = {"latent_dim": 3, "epochs": 5, "batch_size": 64, "learning_rate": 0.01, "device": "cuda"}
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_model_trains_answers_and_comes_back_on_the_cpu(cls, tmp_path):
+    model = cls(**SMALL).fit(TABLE)
+    assert model.net_.progress.device.type == "cuda"
+    assert model.history_[-1]["loss"] < model.history_[0]["loss"]
+    model.save(tmp_path / "model")
+    twin = narrows.load(tmp_path / "model")
+    assert twin.net_.progress.device.type == "cpu"
+    np.testing.assert_allclose(twin.transform(TABLE), model.transform(TABLE), rtol=1e-3, atol=1e-4)
+    scores = twin.score_samples(TABLE), model.score_samples(TABLE)
+    np.testing.assert_allclose(*scores, rtol=1e-3, atol=0.05)
+    assert np.isfinite(model.sample(4)).all()
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_one_seed_gives_one_result_and_the_random_state_stays(cls):
+    before = torch.cuda.get_rng_state()
+    one, two = (cls(**SMALL).fit(TABLE) for _ in range(2))
+    assert torch.equal(before, torch.cuda.get_rng_state())
+    np.testing.assert_allclose(one.transform(TABLE), two.transform(TABLE), rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_resumes(tmp_path, monkeypatch):
+    whole = narrows.VAE(**SMALL).fit(TABLE)
+    run = Training.run_epoch
+
+    def stop(self):
+        if self.epoch == 3:
+            raise KeyboardInterrupt
+        run(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "run_epoch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            narrows.VAE(**SMALL).fit(TABLE, checkpoint=tmp_path)
+    resumed = narrows.VAE(**SMALL).fit(TABLE, checkpoint=tmp_path, resume=True)
+    codes = whole.transform(TABLE), resumed.transform(TABLE)
+    np.testing.assert_allclose(*codes, rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_trains_on_the_device():
+    model = narrows.VAE(**SMALL | {"precision": "bfloat16"}).fit(TABLE)
+    assert model.history_[-1]["loss"] < model.history_[0]["loss"]
