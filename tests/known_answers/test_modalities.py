@@ -176,7 +176,7 @@ def test_pixels_in_the_unit_range_have_that_range_and_bytes_theirs():
 
 
 def test_standard_pixels_have_one_scale_a_channel():
-    X = np.random.default_rng(0).random((50, 4, 4, 3)) * [1, 10, 100]
+    X = np.random.default_rng(0).random((50, 5, 4, 3)) * [1, 10, 100]
     modality, array = learned(X.astype(np.float32), "standard", "image")
     x, _ = modality.encode(array)
     np.testing.assert_allclose(x.mean((0, 2, 3)), 0, atol=1e-4)
