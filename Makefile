@@ -53,8 +53,9 @@ fix: .venv/dev ## format the code and mend what the linter can
 	$(BIN)/ruff format .
 
 .PHONY: fields
-fields: .venv/core ## write src/narrows/fields.json, what the command line knows of the models
+fields: .venv/core ## write what is generated from the models: fields.json, the README's table, docs/models
 	$(BIN)/python scripts/make_fields.py
+	$(BIN)/python scripts/make_pages.py
 
 .PHONY: bench
 bench: .venv/dev ## run every benchmark on the data in $NARROWS_DATA

@@ -28,6 +28,12 @@ def fashion_mnist(part: str) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28)
 
 
+def fashion_labels(part: str) -> np.ndarray:
+    """Return the garments' classes of a part, ``(n,)`` uint8."""
+    path = data_folder() / "fashion_mnist" / f"{part}-labels-idx1-ubyte.gz"
+    return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=8)
+
+
 def machine() -> str:
     """Return date, machine and versions in one line."""
     cpu = next(

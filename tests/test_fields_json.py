@@ -1,6 +1,6 @@
 """fields.json says of the models what the registry says."""
 
-import importlib.util
+import importlib
 import inspect
 from pathlib import Path
 
@@ -10,15 +10,27 @@ import narrows
 from narrows.cli.fit import fit
 from narrows.cli.flags import FIELDS, MODELS, find_model
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "make_fields.py"
+SCRIPTS = Path(__file__).parents[1] / "scripts"
 CLASSES = [cls for cls in narrows.MODELS.values() if cls.__module__.startswith("narrows.")]
 
 
-def test_the_file_is_up_to_date():
-    spec = importlib.util.spec_from_file_location("make_fields", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    assert script.PATH.read_text("utf-8") == script.content(), "Run `make fields`."
+def script(name, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    return importlib.import_module(name)
+
+
+def test_the_file_is_up_to_date(monkeypatch):
+    made = script("make_fields", monkeypatch)
+    assert made.PATH.read_text("utf-8") == made.content(), "Run `make fields`."
+    assert made.README.read_text("utf-8") == made.readme(made.README.read_text("utf-8"))
+
+
+def test_the_pages_are_up_to_date(monkeypatch):
+    made = script("make_pages", monkeypatch)
+    for path, text in made.content().items():
+        assert path.read_text("utf-8") == text, f"Run `make fields`: {path.name} is old."
+    pages = {path.stem for path in (made.DOCS / "models").glob("*.md")} - {"index"}
+    assert pages == {make.command for make in MODELS}
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)

@@ -1,0 +1,244 @@
+"""Every image family on Fashion-MNIST with equal nets and an equal budget, PCA's row on top.
+
+MLPs (784-256-128-code, mirrored) on all 60 000 images, seeds 0 to 2; conv nets on 10 000 images,
+seed 0. Ten epochs each, the model's own defaults otherwise, 32 numbers in the code where the
+family leaves that open. Every run is kept in .cache/ and a second call goes on where it stopped.
+
+    python benchmarks/families.py [--nets mlp conv] [--seeds 3] [--only VAE VQVAE ...]
+
+Columns: mse (squared grey levels), PSNR, SSIM on the 10 000 test images; the mean of
+`score_samples` in nats; accuracy of 10 nearest neighbours in the code; Fréchet distance of 10 000
+samples to the test images in the features of a small classifier trained here; what the code uses:
+active units, or the perplexity of the indices; seconds of training.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from _common import RESULTS, Record, fashion_labels, fashion_mnist
+from PIL import Image
+from scipy.linalg import sqrtm
+from scipy.ndimage import gaussian_filter
+from sklearn.decomposition import PCA
+from sklearn.neighbors import KNeighborsClassifier
+from torch import nn
+
+import narrows
+from narrows.metrics.reconstruction import mse, psnr
+
+CACHE = Path(__file__).parent.parent / ".cache" / "families"
+OTHER = {"ComposedAutoencoder", "LinearAutoencoder"}
+"""Not families of their own: the grid of the parts, and PCA's equal."""
+DISCRETE = {"BinaryAutoencoder", "CategoricalVAE", "FSQVAE", "HierarchicalVQVAE"}
+DISCRETE |= {"ResidualVQVAE", "SimVQVAE", "SimVQ", "VQVAE"}
+OWN: dict[str, dict[str, Any]] = {"TopKAutoencoder": {"latent_dim": 512}}
+"""Fields without which a family would not be what it is."""
+
+
+def structural_similarity(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the mean SSIM (Wang et al., 2004) with a Gaussian window of sigma 1.5."""
+    a, b = (x.astype(np.float64) for x in (a, b))
+    blur = lambda x: gaussian_filter(x, (0, 1.5, 1.5), truncate=3.5)  # noqa: E731
+    ma, mb, c1, c2 = blur(a), blur(b), (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    va, vb, cov = blur(a * a) - ma**2, blur(b * b) - mb**2, blur(a * b) - ma * mb
+    ssim = (2 * ma * mb + c1) * (2 * cov + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2))
+    return float(ssim.mean())
+
+
+class Features:
+    """A small classifier of the garments; its last hidden layer measures likeness."""
+
+    def __init__(self, X: np.ndarray, y: np.ndarray) -> None:
+        torch.manual_seed(0)
+        self.body = nn.Sequential(
+            *(nn.Conv2d(1, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(3136, 64), nn.ReLU()),
+        )
+        head = nn.Linear(64, 10)
+        parameters = [*self.body.parameters(), *head.parameters()]
+        optimizer = torch.optim.Adam(parameters, 2e-3, fused=True)
+        x, labels = self.pixels(X), torch.from_numpy(y.astype(np.int64))
+        for _ in range(3):
+            for rows in torch.randperm(len(x)).split(128):
+                loss = nn.functional.cross_entropy(head(self.body(x[rows])), labels[rows])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+
+    @staticmethod
+    def pixels(X: np.ndarray) -> torch.Tensor:
+        """Return images as the classifier reads them."""
+        return torch.from_numpy(X.astype(np.float32) / 255)[:, None]
+
+    @torch.no_grad()
+    def moments(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and covariance of the images' features."""
+        f = torch.cat([self.body(part) for part in self.pixels(X).split(1000)]).double().numpy()
+        return f.mean(0), np.cov(f.T)
+
+    def distance(self, X: np.ndarray, Y: np.ndarray) -> float:
+        """Return the Fréchet distance (Heusel et al., 2017) between two sets of images."""
+        (ma, ca), (mb, cb) = self.moments(X), self.moments(Y)
+        root = sqrtm(ca @ cb).real
+        return float(((ma - mb) ** 2).sum() + np.trace(ca + cb - 2 * root))
+
+
+def families(only: list[str]) -> list[str]:
+    """Return the models to run, plain ones first."""
+    own = [n for n, m in narrows.MODELS.items() if m.__module__.startswith("narrows.models.")]
+    return [name for name in own if name not in OTHER and (not only or name in only)]
+
+
+def fields(name: str, net: str, seed: int) -> dict[str, Any]:
+    """Return what a run sets; the rest are the model's defaults."""
+    common = {"architecture": net, "epochs": 10, "seed": seed, "verbose": 0, "threads": 2}
+    if name not in DISCRETE:
+        common["latent_dim"] = 32
+    model = narrows.MODELS[name]
+    known = common | OWN.get(name, {})
+    try:
+        model(**known).check_parameters()
+    except narrows.errors.ParameterError:  # a family with an architecture of its own
+        known.pop("architecture")
+    return known
+
+
+def run(name: str, net: str, seed: int, data: dict[str, np.ndarray], features: Features) -> None:
+    """Train one model and keep its row and its pictures, unless they are there already."""
+    path = CACHE / f"{name}-{net}-{seed}.json"
+    if path.exists():
+        return
+    train, test = data["train"], data["test"]
+    train, labels = (train, data["labels"]) if net == "mlp" else (train[:10_000], data["labels"])
+    model = narrows.MODELS[name](**fields(name, net, seed))
+    start = time.perf_counter()
+    try:
+        model.fit(train)
+    except Exception as error:  # the table shall say so, and the others go on
+        row: dict[str, Any] = {"error": f"{type(error).__name__}: {error}"}
+    else:
+        seconds = time.perf_counter() - start
+        decoded, drawn = model.reconstruct(test), model.sample(10_000, seed=1)
+        neighbours = KNeighborsClassifier(10).fit(model.transform(train[:10_000]), labels[:10_000])
+        history = model.history_[-1]
+        row = {
+            "mse": mse(test, decoded),
+            "psnr": psnr(test, decoded, 255),
+            "ssim": structural_similarity(test, decoded),
+            "score": model.score(test[:2000]),
+            "knn": neighbours.score(model.transform(test), data["test_labels"]),
+            "fid": features.distance(drawn, test),
+            "used": history.get("perplexity", model.diagnose().active),
+            "seconds": seconds,
+        }
+        if seed == 0:
+            pictures(CACHE / f"{name}-{net}.png", test[:10], decoded[:10], drawn[:10])
+    CACHE.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(row))
+    print(name, net, seed, row, flush=True)
+
+
+def pictures(path: Path, *rows: np.ndarray) -> None:
+    """Write rows of images as one picture."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    page = np.concatenate([np.concatenate(list(row), 1) for row in rows])
+    Image.fromarray(page.astype(np.uint8)).save(path)
+
+
+def contact_sheet(path: Path) -> None:
+    """Put every run's originals, reconstructions and samples on one page, with its name."""
+    found = sorted(CACHE.glob("*.png"))
+    figure, axes = plt.subplots(
+        -(-len(found) // 3), 3, squeeze=False, figsize=(12, len(found) / 2)
+    )
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, picture in zip(axes.flat, found, strict=False):
+        ax.imshow(np.asarray(Image.open(picture)), cmap="gray")
+        ax.set_title(picture.stem, fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
+
+
+def pca(train: np.ndarray, data: dict[str, np.ndarray], features: Features) -> dict[str, float]:
+    """Return PCA's row: 32 components, samples from a normal on its scores."""
+    start = time.perf_counter()
+    flat = train.reshape(len(train), -1).astype(np.float32)
+    test = data["test"].reshape(len(data["test"]), -1)
+    model = PCA(32, random_state=0).fit(flat)
+    seconds = time.perf_counter() - start
+    back = lambda z: np.clip(model.inverse_transform(z), 0, 255).reshape(-1, 28, 28)  # noqa: E731
+    decoded = back(model.transform(test))
+    spread = np.sqrt(model.explained_variance_)
+    drawn = back(np.random.default_rng(0).standard_normal((10_000, 32)) * spread)
+    near = KNeighborsClassifier(10).fit(model.transform(flat[:10_000]), data["labels"][:10_000])
+    return {
+        "mse": mse(data["test"], decoded),
+        "psnr": psnr(data["test"], decoded, 255),
+        "ssim": structural_similarity(data["test"], decoded),
+        "knn": near.score(model.transform(test), data["test_labels"]),
+        "fid": features.distance(drawn, data["test"]),
+        "used": 32,
+        "seconds": seconds,
+    }
+
+
+def table(record: Record, net: str, names: list[str], first: dict[str, float]) -> None:
+    """Write what is known of a net: means over the seeds that ran."""
+    columns = ("mse", "psnr", "ssim", "score", "knn", "fid", "used", "seconds")
+    record(f"\n| {net} | mse | PSNR dB | SSIM | score nats | kNN | FID | used | s | seeds |")
+    record("|---|" + "---|" * 9)
+
+    def line(name: str, rows: list[dict[str, Any]]) -> None:
+        cells = [
+            f"{np.mean([row[c] for row in rows]):.4g}" if c in rows[0] else "" for c in columns
+        ]
+        record(f"| {name} | {' | '.join(cells)} | {len(rows)} |")
+
+    line("PCA", [first])
+    for name in names:
+        rows = [
+            json.loads(path.read_text()) for path in sorted(CACHE.glob(f"{name}-{net}-*.json"))
+        ]
+        if failed := [row["error"] for row in rows if "error" in row]:
+            record(f"| {name} | {failed[0]} |" + " |" * 8)
+        elif rows:
+            line(name, rows)
+
+
+def main() -> None:
+    """Run what is missing and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nets", nargs="*", default=["mlp", "conv"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", default=[])
+    arguments = parser.parse_args()
+    data = {
+        "train": fashion_mnist("train"),
+        "labels": fashion_labels("train"),
+        "test": fashion_mnist("t10k"),
+        "test_labels": fashion_labels("t10k"),
+    }
+    features = Features(data["train"], data["labels"])
+    names = families(arguments.only)
+    for net in arguments.nets:
+        for seed in range(arguments.seeds if net == "mlp" else 1):
+            for name in names:
+                run(name, net, seed, data, features)
+    record = Record("families", "Every image family on Fashion-MNIST")
+    record((__doc__ or "").partition("\n\n")[2].partition("\n\n")[0])
+    for net in arguments.nets:
+        train = data["train"] if net == "mlp" else data["train"][:10_000]
+        table(record, net, families([]), pca(train, data, features))
+    record.keep()
+    contact_sheet(RESULTS / "families.png")
+
+
+if __name__ == "__main__":
+    main()
