@@ -54,6 +54,10 @@ CHANGES = {
     "code_options": ({"activation": "tanh"}, {"code": "point"}),
     "charges": ({"kl": 0.1}, {"code": "gaussian"}),
     "penalties": ({"l1": 3.0}, {}),
+    "particles": (2, {}),
+    "repeats": (2, {}),
+    "elbo_weight": (0.5, {}),
+    "gradient": ("doubly_reparametrised", {}),
 }
 # Where and how it runs, not what it learns.
 NEUTRAL = {

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from narrows.base import MODELS, BaseAutoencoder, load, register
     from narrows.models import (
+        IWAE,
         VAE,
         Autoencoder,
         ComposedAutoencoder,
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "IWAE",
     "MODELS",
     "VAE",
     "Autoencoder",
