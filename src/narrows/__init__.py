@@ -12,8 +12,10 @@ if TYPE_CHECKING:
         ComposedAutoencoder,
         ContractiveAutoencoder,
         DenoisingAutoencoder,
+        FlowVAE,
         LinearAutoencoder,
         SparseAutoencoder,
+        VampPriorVAE,
     )
 
 __version__ = "0.1.0"
@@ -27,8 +29,10 @@ __all__ = [
     "ComposedAutoencoder",
     "ContractiveAutoencoder",
     "DenoisingAutoencoder",
+    "FlowVAE",
     "LinearAutoencoder",
     "SparseAutoencoder",
+    "VampPriorVAE",
     "load",
     "register",
 ]

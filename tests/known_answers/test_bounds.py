@@ -78,7 +78,7 @@ def test_the_bounds_grow_with_the_particles_up_to_log_p():
         assert (means[high] - means[low] > 3 * error).all()
     assert (exact - means[2] > -3 * errors[2]).all()
     assert (exact - means[0] > 0.05).all()
-    assert (exact - means[2] < 0.1 * (exact - means[0])).all()
+    assert (exact - means[2] < 0.2 * (exact - means[0])).all()
 
 
 def test_one_particle_is_the_elbo():

@@ -3,6 +3,7 @@
 from narrows.models.bounds import IWAE
 from narrows.models.composed import ComposedAutoencoder
 from narrows.models.plain import Autoencoder, DenoisingAutoencoder, LinearAutoencoder
+from narrows.models.priors import FlowVAE, VampPriorVAE
 from narrows.models.regularized import ContractiveAutoencoder, SparseAutoencoder
 from narrows.models.variational import VAE
 
@@ -13,6 +14,8 @@ __all__ = [
     "ComposedAutoencoder",
     "ContractiveAutoencoder",
     "DenoisingAutoencoder",
+    "FlowVAE",
     "LinearAutoencoder",
     "SparseAutoencoder",
+    "VampPriorVAE",
 ]

@@ -19,6 +19,7 @@ __all__ = [
     "Latent",
     "Point",
     "Posterior",
+    "SampledKL",
     "latent",
 ]
 
@@ -215,3 +216,18 @@ class Gaussian(Latent):
         """Return N(0, I), ``(1, dim)``."""
         origin: Tensor = self.origin  # type: ignore[assignment]
         return DiagonalGaussian(origin, origin)
+
+
+class SampledKL(Gaussian):
+    """Base of Gaussian latents whose KL to the prior is estimated by the draw itself."""
+
+    def forward(self, h: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Charges]:
+        """Return a draw (of zero noise in evaluation), and log q - log p there."""
+        if noise is None and not self.training:
+            noise = torch.zeros_like(self.origin)  # type: ignore[arg-type]
+        z, kl = self.draw(h, noise)
+        return z, {"kl": kl}
+
+    def unit_kl(self, h: Tensor) -> None:
+        """Return None: the divergence does not split into units."""
+        del h
