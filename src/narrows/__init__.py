@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         FlowVAE,
         LinearAutoencoder,
         SparseAutoencoder,
+        SphericalVAE,
         VampPriorVAE,
     )
 
@@ -32,6 +33,7 @@ __all__ = [
     "FlowVAE",
     "LinearAutoencoder",
     "SparseAutoencoder",
+    "SphericalVAE",
     "VampPriorVAE",
     "load",
     "register",

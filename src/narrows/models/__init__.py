@@ -5,6 +5,7 @@ from narrows.models.composed import ComposedAutoencoder
 from narrows.models.plain import Autoencoder, DenoisingAutoencoder, LinearAutoencoder
 from narrows.models.priors import FlowVAE, VampPriorVAE
 from narrows.models.regularized import ContractiveAutoencoder, SparseAutoencoder
+from narrows.models.spherical import SphericalVAE
 from narrows.models.variational import VAE
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "FlowVAE",
     "LinearAutoencoder",
     "SparseAutoencoder",
+    "SphericalVAE",
     "VampPriorVAE",
 ]

@@ -129,6 +129,10 @@ class RealNVP(nn.Module):
 
     def __init__(self, dim: int, flows: int, hidden: int = HIDDEN) -> None:
         super().__init__()
+        if dim < 2:
+            raise ParameterError(
+                f"A RealNVP flow couples units and needs a code of 2 or more. Got {dim}."
+            )
         turns = (torch.arange(dim) + torch.arange(flows)[:, None]) % 2
         self.register_buffer("masks", turns.float(), persistent=False)
         self.nets = nn.ModuleList(_coefficients(dim, hidden) for _ in range(flows))
