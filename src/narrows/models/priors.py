@@ -40,6 +40,10 @@ class VampPriorVAE(VAE):
 
     pseudo_inputs: Count = 64
 
+    def latent(self) -> Gaussian:
+        """Return a Gaussian whose KL is sampled; `build` gives it the pseudo-inputs."""
+        return SampledKL(self.latent_dim)
+
     def build(self, modality: Modality) -> Net:
         """Return a net whose prior goes through its encoder."""
         if self.batch_norm:

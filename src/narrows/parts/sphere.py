@@ -67,19 +67,16 @@ def _expansion(order: float, x: Tensor) -> Tensor:
     DLMF 10.41.3 with u_k(p) / v^k = r^-k poly_k(p²), p = v / r and r = sqrt(v² + x²).
     """
     r = (order**2 + x.square()).sqrt()
-    square = (order / r).square()
-    total = torch.zeros_like(x)
-    for coefficients in reversed(_DEBYE):
-        poly = torch.zeros_like(x)
-        for coefficient in reversed(coefficients):
-            poly = poly * square + coefficient
-        total = (total + poly) / r
+    coefficients = torch.tensor(_DEBYE, dtype=x.dtype, device=x.device)
+    powers = torch.arange(ORDER + 1, dtype=x.dtype, device=x.device)
+    polys = (order / r).square().unsqueeze(-1) ** powers @ coefficients.T
+    total = (polys * r.unsqueeze(-1) ** -(powers[:-1] + 1)).sum(-1)
     exponent = order**2 / (r + x) + order * (x / (order + r)).log()  # r - x, without cancelling
     return exponent - 0.5 * (2 * pi * r).log() + total.log1p()
 
 
 def _debye(terms: int) -> list[list[float]]:
-    """Return the coefficients of poly_k for k = 1, 2, ... (DLMF 10.41.9).
+    """Return the coefficients of poly_k for k = 1, 2, ..., a row each (DLMF 10.41.9).
 
     u_{k+1}(p) = p² (1 - p²) u_k'(p) / 2 + 1/8 ∫_0^p (1 - 5 t²) u_k(t) dt, u_k = p^k poly_k(p²).
     """
@@ -90,7 +87,7 @@ def _debye(terms: int) -> list[list[float]]:
             power = k + 2 * j
             after[j] += a * (Fraction(power, 2) + Fraction(1, 8 * (power + 1)))
             after[j + 1] -= a * (Fraction(power, 2) + Fraction(5, 8 * (power + 3)))
-        polys.append([float(a) for a in after])
+        polys.append([float(a) for a in after] + [0.0] * (terms - k - 1))
         last = after
     return polys
 
@@ -129,26 +126,24 @@ class VonMisesFisher:
     def log_prob(self, z: Tensor) -> Tensor:
         """Return log q(z | x) in nats, by the sphere's area: ``(batch,)``."""
         cosine = (self.mean * z).sum(1, keepdim=True)
-        return (self.kappa * (cosine - 1) + self._log_norm()).squeeze(1)
+        norm = _log_norm(self.mean.shape[1] / 2 - 1, self.kappa)
+        return (self.kappa * (cosine - 1) + norm).squeeze(1)
 
     def kl(self) -> Tensor:
         """Return KL(q || uniform) in nats for the whole code, ``(batch, 1)`` (Davidson, eq. 14).
 
         kappa A(kappa) + log C(kappa) + log area, with A = I_{d/2} / I_{d/2-1} = E[mean·z].
         """
-        order, kappa = (
-            self.mean.shape[1] / 2 - 1,
-            self.kappa.double(),
-        )  # a small difference of logs
+        # In double precision: the ratio is a small difference of logarithms.
+        order, kappa = self.mean.shape[1] / 2 - 1, self.kappa.double()
         ratio = log_ive(order + 1, kappa) - log_ive(order, kappa)
-        aligned = (kappa * ratio.expm1()).to(self.kappa.dtype)
-        return aligned + self._log_norm() + _log_area(self.mean.shape[1])
+        kl = kappa * ratio.expm1() + _log_norm(order, kappa) + _log_area(self.mean.shape[1])
+        return kl.to(self.kappa.dtype)
 
-    def _log_norm(self) -> Tensor:
-        """Return log C(kappa) + kappa, ``(batch, 1)``."""
-        order = self.mean.shape[1] / 2 - 1
-        scaled = order * self.kappa.log() - log_ive(order, self.kappa)
-        return scaled - (order + 1) * log(2 * pi)
+
+def _log_norm(order: float, kappa: Tensor) -> Tensor:
+    """Return log C(kappa) + kappa."""
+    return order * kappa.log() - log_ive(order, kappa) - (order + 1) * log(2 * pi)
 
 
 def _log_area(dim: int) -> float:
