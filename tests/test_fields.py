@@ -54,6 +54,14 @@ CHANGES = {
     "code_options": ({"activation": "tanh"}, {"code": "point"}),
     "charges": ({"kl": 0.1}, {"code": "gaussian"}),
     "penalties": ({"l1": 3.0}, {}),
+    "particles": (2, {}),
+    "repeats": (2, {}),
+    "elbo_weight": (0.5, {}),
+    "pseudo_inputs": (9, {}),
+    "posterior": ("planar", {}),
+    "prior": ("realnvp", {}),
+    "flows": (2, {}),
+    "gradient": ("doubly_reparametrised", {}),
 }
 # Where and how it runs, not what it learns.
 NEUTRAL = {
@@ -76,6 +84,7 @@ MLP_ONLY = {
 REFUSED = {
     "LinearAutoencoder": MLP_ONLY,
     "ContractiveAutoencoder": {"batch_norm"},
+    "VampPriorVAE": {"batch_norm"},
 }
 
 

@@ -6,18 +6,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from narrows.base import MODELS, BaseAutoencoder, load, register
     from narrows.models import (
+        IWAE,
         VAE,
         Autoencoder,
         ComposedAutoencoder,
         ContractiveAutoencoder,
         DenoisingAutoencoder,
+        FlowVAE,
         LinearAutoencoder,
         SparseAutoencoder,
+        SphericalVAE,
+        VampPriorVAE,
     )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "IWAE",
     "MODELS",
     "VAE",
     "Autoencoder",
@@ -25,8 +30,11 @@ __all__ = [
     "ComposedAutoencoder",
     "ContractiveAutoencoder",
     "DenoisingAutoencoder",
+    "FlowVAE",
     "LinearAutoencoder",
     "SparseAutoencoder",
+    "SphericalVAE",
+    "VampPriorVAE",
     "load",
     "register",
 ]

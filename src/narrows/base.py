@@ -367,8 +367,8 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
 
         def look(batch: Batch) -> Tensor:
             h, _ = self.net_.encode(batch)
-            code, q = self.net_.latent.mean(h).flatten(1), self.net_.latent.posterior(h)
-            return code if q is None else torch.cat([code, q.kl()], 1)
+            code, kl = self.net_.latent.mean(h).flatten(1), self.net_.latent.unit_kl(h)
+            return code if kl is None else torch.cat([code, kl], 1)
 
         seen = self._slices(training.source, look, rows.to(training.device)).numpy()
         codes, kl = np.ascontiguousarray(seen[:, :dim]), seen[:, dim:]

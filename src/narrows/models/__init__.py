@@ -1,16 +1,23 @@
 """Named models: presets over the shared parts, one file a family."""
 
+from narrows.models.bounds import IWAE
 from narrows.models.composed import ComposedAutoencoder
 from narrows.models.plain import Autoencoder, DenoisingAutoencoder, LinearAutoencoder
+from narrows.models.priors import FlowVAE, VampPriorVAE
 from narrows.models.regularized import ContractiveAutoencoder, SparseAutoencoder
+from narrows.models.spherical import SphericalVAE
 from narrows.models.variational import VAE
 
 __all__ = [
+    "IWAE",
     "VAE",
     "Autoencoder",
     "ComposedAutoencoder",
     "ContractiveAutoencoder",
     "DenoisingAutoencoder",
+    "FlowVAE",
     "LinearAutoencoder",
     "SparseAutoencoder",
+    "SphericalVAE",
+    "VampPriorVAE",
 ]

@@ -11,7 +11,17 @@ from torch import Tensor, nn
 from narrows.errors import ParameterError, nearest
 from narrows.parts.networks import ACTIVATIONS
 
-__all__ = ["LATENTS", "DiagonalGaussian", "Distribution", "Gaussian", "Latent", "Point", "latent"]
+__all__ = [
+    "LATENTS",
+    "DiagonalGaussian",
+    "Distribution",
+    "Gaussian",
+    "Latent",
+    "Point",
+    "Posterior",
+    "SampledKL",
+    "latent",
+]
 
 Charges = dict[str, Tensor]
 L = TypeVar("L", bound=type["Latent"])
@@ -34,6 +44,23 @@ class Distribution(Protocol):
 
     def sample(self, n: int) -> Tensor:
         """Draw n codes from torch's random state, ``(n, *code_shape)``."""
+
+
+class Posterior(Protocol):
+    """What a distribution over the code of each sample can do."""
+
+    @property
+    def mean(self) -> Tensor:
+        """The deterministic code, ``(batch, dim)``."""
+
+    def rsample(self, noise: Tensor | None = None) -> Tensor:
+        """Draw a code that gradients pass through; `noise` fixes the draw."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Return log q(z | x) in nats, ``(batch,)``."""
+
+    def kl(self) -> Tensor:
+        """Return the KL divergence from the prior in nats, by units where it splits into them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,10 +118,30 @@ class Latent(nn.Module):
         """Return the deterministic code."""
         raise NotImplementedError
 
-    def posterior(self, h: Tensor) -> DiagonalGaussian | None:
+    def posterior(self, h: Tensor) -> Posterior | None:
         """Return q(z | x), or None for a point code."""
         del h
         return None
+
+    def draw(self, h: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return a draw z of q and log q(z | x) - log p(z), ``(batch,)``: the KL by one sample.
+
+        Raises:
+            ParameterError: a point code has no distribution.
+        """
+        q, p = self.posterior(h), self.prior()
+        if q is None or p is None:
+            raise ParameterError(
+                f"{type(self).__name__} is a point code and has no density. Use a latent that "
+                "draws its codes, like 'gaussian'."
+            )
+        z = q.rsample(noise)
+        return z, q.log_prob(z) - p.log_prob(z)
+
+    def unit_kl(self, h: Tensor) -> Tensor | None:
+        """Return KL(q || p) of each unit, ``(batch, dim)``; None where it does not split."""
+        q = self.posterior(h)
+        return None if q is None else q.kl()
 
     def prior(self) -> Distribution | None:
         """Return p(z), or None for a point code."""
@@ -169,3 +216,18 @@ class Gaussian(Latent):
         """Return N(0, I), ``(1, dim)``."""
         origin: Tensor = self.origin  # type: ignore[assignment]
         return DiagonalGaussian(origin, origin)
+
+
+class SampledKL(Gaussian):
+    """Base of Gaussian latents whose KL to the prior is estimated by the draw itself."""
+
+    def forward(self, h: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Charges]:
+        """Return a draw (of zero noise in evaluation), and log q - log p there."""
+        if noise is None and not self.training:
+            noise = torch.zeros_like(self.origin)  # type: ignore[arg-type]
+        z, kl = self.draw(h, noise)
+        return z, {"kl": kl}
+
+    def unit_kl(self, h: Tensor) -> None:
+        """Return None: the divergence does not split into units."""
+        del h

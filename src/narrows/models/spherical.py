@@ -1,0 +1,40 @@
+"""Autoencoders whose code is a direction."""
+
+from narrows.data.modalities import Modality
+from narrows.models.variational import VAE
+from narrows.net import Net
+from narrows.parts.latents import Latent
+from narrows.parts.sphere import OnSphere, Sphere
+
+__all__ = ["SphericalVAE"]
+
+
+class SphericalVAE(VAE):
+    """The code lies on the unit sphere, for data of directions or cycles.
+
+    E[-log p(x | z)] + beta * KL(vMF(z; mu(x), kappa(x)) || uniform on the sphere)
+
+    A code of `latent_dim` numbers has length 1, thus one degree of freedom less. Codes of another
+    length are decoded by their direction, so `interpolate` follows a great circle.
+
+    References:
+        Hyperspherical Variational Auto-Encoders (Davidson et al., 2018),
+        https://arxiv.org/abs/1804.00891
+
+    >>> from narrows import SphericalVAE
+    >>> from sklearn.datasets import load_iris
+    >>> X = load_iris().data
+    >>> model = SphericalVAE(latent_dim=3, epochs=20).fit(X)
+    >>> print(f"{(model.transform(X) ** 2).sum(1).mean():.4f}")
+    1.0000
+    """
+
+    def latent(self) -> Latent:  # type: ignore[override]
+        """Return directions."""
+        return Sphere(self.latent_dim)
+
+    def build(self, modality: Modality) -> Net:
+        """Return a net whose decoder reads directions."""
+        net = super().build(modality)
+        net.decoder = OnSphere(net.decoder)
+        return net
