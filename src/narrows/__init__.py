@@ -6,26 +6,40 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from narrows.base import MODELS, BaseAutoencoder, load, register
     from narrows.models import (
+        FSQVAE,
         VAE,
+        VQVAE,
         Autoencoder,
+        BinaryAutoencoder,
+        CategoricalVAE,
         ComposedAutoencoder,
         ContractiveAutoencoder,
         DenoisingAutoencoder,
+        HierarchicalVQVAE,
         LinearAutoencoder,
+        ResidualVQVAE,
+        SimVQ,
         SparseAutoencoder,
     )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "FSQVAE",
     "MODELS",
     "VAE",
+    "VQVAE",
     "Autoencoder",
     "BaseAutoencoder",
+    "BinaryAutoencoder",
+    "CategoricalVAE",
     "ComposedAutoencoder",
     "ContractiveAutoencoder",
     "DenoisingAutoencoder",
+    "HierarchicalVQVAE",
     "LinearAutoencoder",
+    "ResidualVQVAE",
+    "SimVQ",
     "SparseAutoencoder",
     "load",
     "register",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from narrows.data.sources import Batch
-from narrows.parts.latents import DiagonalGaussian, Latent
+from narrows.parts.latents import Latent, Posterior
 from narrows.parts.likelihoods import Likelihood
 
 __all__ = ["Move", "Net", "Player", "Running", "Step", "Terms", "forms", "outline"]
@@ -36,7 +36,7 @@ class Step:
 
     batch: Batch
     h: Tensor
-    q: DiagonalGaussian | None
+    q: Posterior | None
     z: Tensor
     out: Tensor
     nll: Tensor
