@@ -13,11 +13,11 @@ from torch import Tensor, nn
 __all__ = ["CodePrior"]
 
 WIDTH, HEADS, LAYERS = 64, 4, 2
-INTEGERS = 2048
+INTEGERS = 1024
 """Integers that a step of training reads, about."""
 RATE = 2e-3
 """Highest step size of AdamW."""
-STEPS, EPOCHS = 1200, 30
+STEPS, EPOCHS = 2000, 30
 """Training ends after so many steps or epochs, whichever come first, ..."""
 CHECKS, PATIENCE = 20, 4
 """... or where so many looks at held-out codes in turn, out of so many, show no progress."""

@@ -77,9 +77,7 @@ class Bits:
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Return log p(z) in nats, ``(batch,)``."""
-        return -F.binary_cross_entropy_with_logits(
-            self.logits.expand_as(z), z, reduction="none"
-        ).sum(1)
+        return (z * self.logits - F.softplus(self.logits)).sum(1)
 
     def kl(self) -> Tensor:
         """Return KL(q || fair bits) = log 2 - H(q) of each bit in nats, ``(batch, dim)``."""

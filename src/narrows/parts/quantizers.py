@@ -48,7 +48,8 @@ class Grid(Latent):
 
     def rows(self, h: Tensor) -> Tensor:
         """Return the vectors of a map as rows, ``(batch * places, dim)``."""
-        return h.float().flatten(2).transpose(1, 2).reshape(-1, h.shape[1])
+        exact = h.to(torch.promote_types(h.dtype, torch.float32))
+        return exact.flatten(2).transpose(1, 2).reshape(-1, h.shape[1])
 
     def as_map(self, rows: Tensor, grid: tuple[int, ...] | None = None) -> Tensor:
         """Return rows as a map of this grid, or of the code's."""
@@ -298,7 +299,7 @@ class FSQ(Grid):
         self, dim: int, tokens: int | None = None, levels: Sequence[int] = (8, 5, 5, 5)
     ) -> None:
         super().__init__(dim, tokens)
-        if min(levels) < 3 or prod(levels) > 2**16:
+        if not levels or min(levels) < 3 or prod(levels) > 2**16:
             raise ParameterError(
                 "levels of FSQ must be 3 or more each, and at most 65536 codes together. Got "
                 f"{tuple(levels)} instead."
