@@ -17,21 +17,31 @@ from torch import Tensor
 from narrows import checkpoint
 from narrows.data.modalities import Modality
 from narrows.data.sources import Batch, InMemory
-from narrows.density import Mixture
+from narrows.density import CodePrior, Mixture
 from narrows.errors import DataError, ParameterError
-from narrows.fitting import FitOptions, assemble, check_options, epochs, sources, start_output
-from narrows.metrics.health import Diagnosis, diagnose
+from narrows.fitting import (
+    FitOptions,
+    assemble,
+    check_options,
+    epochs,
+    sources,
+    start_latent,
+    start_output,
+)
+from narrows.metrics.health import Diagnosis, book_usage, diagnose
 from narrows.net import Move, Net, Step, Terms, forms, outline
 from narrows.parts.latents import Latent
 from narrows.progress import Display
 from narrows.runtime import choose_threads, resolve_device, seeded, threads
 from narrows.settings import Settings
 from narrows.storage import load_model, save_model, versions
-from narrows.training import Training
+from narrows.training import Training, group
 
 __all__ = ["MODELS", "BaseAutoencoder", "load", "register"]
 
 Array = NDArray[np.float32]
+Codes = NDArray[Any]
+"""Codes as they are remembered: float32, or the integers of discrete ones."""
 MODELS: dict[str, type["BaseAutoencoder"]] = {}
 """Every estimator by its class name."""
 SLICE = 1024
@@ -92,7 +102,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
     def after_epoch(self) -> None:
         """Act at the end of an epoch; nothing by default."""
 
-    def after_fit(self, codes: Array) -> None:
+    def after_fit(self, codes: Codes) -> None:
         """Act on the codes of the training samples; nothing by default."""
 
     # -- what a user calls ---------------------------------------------------------------------
@@ -107,9 +117,9 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
 
         Returns:
             The estimator, with `net_`, `modality_`, `history_` (one row an epoch), `codes_` (of
-            training samples), `held_out_` (rows of X) and `n_iter_` (epochs). A row holds each
-            term of the loss as it was weighed (so "kl" is beta * KL), and "mse" in the model's
-            units, from about 16 batches of the epoch.
+            training samples; the integers of a discrete code), `held_out_` (rows of X) and
+            `n_iter_` (epochs). A row holds each term of the loss as it was weighed (so "kl" is
+            beta * KL), and "mse" in the model's units, from about 16 batches of the epoch.
 
         Raises:
             ParameterError: a parameter cannot work.
@@ -216,24 +226,24 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         Args:
             n: how many.
             seed: the same seed gives the same samples; None gives new ones.
-            density: draw codes from a Gaussian mixture fitted to the training codes (Ghosh et
-                al., 2020) instead of the prior; None does so where there is no prior.
+            density: draw codes from a density fitted to the training codes, when it is first
+                asked for, instead of the prior; None does so where there is no prior, and for
+                discrete codes. It is a Gaussian mixture (Ghosh et al., 2020), or a transformer
+                over the integers of a discrete code (van den Oord et al., 2017).
             noise: draw from the likelihood instead of taking its mean.
         """
         check_is_fitted(self)
         if n < 1:
             raise ParameterError(f"sample needs n ≥ 1. Got {n} instead.")
-        prior = self.net_.latent.prior()
+        latent = self.net_.latent
+        prior = None if latent.categories else latent.prior()
         if prior is None and density is False:
             raise ParameterError(
                 f"{type(self).__name__} has no prior to sample from. Leave density at None."
             )
         with seeded(seed, self._device()) as fixed:
             if density or prior is None:
-                if "_density" not in self.__dict__:
-                    self._density = Mixture.fit(self.codes_)
-                codes = torch.from_numpy(self._density.sample(n, fixed))
-                codes = codes.view(n, *self.net_.latent.code_shape)
+                codes = self._unpacked(self._fitted_density().sample(n, fixed))
             else:
                 codes = prior.sample(n)
             return self.modality_.decode(self._decode(codes, noise))
@@ -259,7 +269,11 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
     def diagnose(self) -> Diagnosis:
         """Return what training did to the code and the losses, as findings in plain sentences."""
         check_is_fitted(self)
-        return diagnose(self.history_, self.codes_, self.unit_kl_)
+        if not (categories := self.net_.latent.categories):
+            return diagnose(self.history_, self.codes_, self.unit_kl_)
+        codes = self._unpacked(torch.from_numpy(self.codes_)).flatten(1).numpy()
+        usage = book_usage(self.codes_, self.net_.latent.books, categories)
+        return diagnose(self.history_, codes, usage=usage)
 
     def save(self, path: str | Path, overwrite: bool = False) -> None:
         """Write the fitted estimator as a folder that `narrows.load` reads; no pickle inside.
@@ -284,6 +298,8 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         tensors["codes"] = torch.from_numpy(self.codes_)
         if self.unit_kl_ is not None:
             tensors["unit_kl"] = torch.from_numpy(self.unit_kl_)
+        if isinstance(density := self.__dict__.get("_density"), CodePrior):
+            tensors |= {f"density.{k}": v for k, v in density.state_dict().items()}
         return config, tensors
 
     @classmethod
@@ -295,11 +311,15 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         )
         model.check_parameters()
         modality = Modality.restore(config["modality"])
+        density = group(dict(tensors), "density")
         with torch.device("meta"):  # compare the forms before any memory is taken
             wanted = model.build(modality)
+            prior = CodePrior(*density["counts"].shape).state_dict() if density else {}
         units = torch.empty(int(np.prod(wanted.latent.code_shape)))
+        kept = torch.empty(len(wanted.latent.books), dtype=torch.int32)
         expected = {f"net.{k}": v for k, v in wanted.state_dict().items()}
-        expected["codes"] = units.expand(len(tensors["codes"]), -1)
+        expected |= {f"density.{k}": v for k, v in prior.items()}
+        expected["codes"] = (kept if len(kept) else units).expand(len(tensors["codes"]), -1)
         if "unit_kl" in tensors:
             expected["unit_kl"] = units
         if forms(expected) != forms(tensors):
@@ -315,6 +335,8 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
             codes=tensors["codes"].numpy(),
             unit_kl=tensors["unit_kl"].numpy() if "unit_kl" in tensors else None,
         )
+        if density:
+            model._density = CodePrior.restore(density)
         return model
 
     # -- behind the scenes ---------------------------------------------------------------------
@@ -330,6 +352,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         if known is None:
             self.net_ = self.build(self.modality_)
             start_output(self.net_, source)
+            start_latent(self.net_, source)
         else:
             with torch.device("meta"):
                 wanted = self.build(self.modality_)
@@ -363,15 +386,17 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         """Keep what later methods need: the history, and codes of the training samples."""
         n = len(training.source)
         rows = torch.linspace(0, n - 1, min(n, REMEMBERED), dtype=torch.float64).long()
-        dim = int(np.prod(self.net_.latent.code_shape))
+        latent = self.net_.latent
+        size = len(latent.books) or int(np.prod(latent.code_shape))
 
         def look(batch: Batch) -> Tensor:
             h, _ = self.net_.encode(batch)
-            code, kl = self.net_.latent.mean(h).flatten(1), self.net_.latent.unit_kl(h)
+            code, kl = latent.pack(h), None if latent.categories else latent.unit_kl(h)
             return code if kl is None else torch.cat([code, kl], 1)
 
         seen = self._slices(training.source, look, rows.to(training.device)).numpy()
-        codes, kl = np.ascontiguousarray(seen[:, :dim]), seen[:, dim:]
+        codes, kl = np.ascontiguousarray(seen[:, :size]), seen[:, size:]
+        codes = codes.astype(np.int32) if latent.categories else codes
         self._learned(
             self.fields(),
             self.modality_,
@@ -389,7 +414,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         net: Net,
         *,
         history: list[dict[str, float]],
-        codes: Array,
+        codes: Codes,
         unit_kl: Array | None,
     ) -> None:
         """Set the fitted attributes."""
@@ -397,7 +422,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         self.__dict__.pop("_density", None)
         self.modality_, self.net_, self.history_ = modality, net, history
         self.codes_, self.unit_kl_, self.n_iter_ = codes, unit_kl, len(history)
-        self._n_features_out = codes.shape[1]
+        self._n_features_out = int(np.prod(net.latent.code_shape))
         self.n_features_in_ = modality.n_features
         if modality.feature_names:
             self.feature_names_in_ = np.array(modality.feature_names, dtype=object)
@@ -416,6 +441,22 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         device = self._device()
         parts = [function(source.take(part).to(device)) for part in rows.split(SLICE)]
         return torch.cat(parts).float().cpu()
+
+    def _fitted_density(self) -> Mixture | CodePrior:
+        """Return the density of the training codes, fitted now if it was not before."""
+        if "_density" not in self.__dict__:
+            books = self.net_.latent.books
+            self._density = (
+                CodePrior.fit(self.codes_, books) if books else Mixture.fit(self.codes_)
+            )
+        return self._density
+
+    @torch.inference_mode()
+    def _unpacked(self, kept: Tensor) -> Tensor:
+        """Return the codes that were remembered in this form."""
+        self.net_.eval()
+        parts = [self.net_.latent.unpack(p.to(self._device())) for p in kept.split(SLICE)]
+        return torch.cat(parts).cpu()
 
     @torch.inference_mode()
     def _decode(self, codes: Tensor, noise: bool = False) -> Tensor:

@@ -17,16 +17,26 @@ from narrows.errors import DataError, ParameterError, nearest
 from narrows.fields import UnknownParameterError
 from narrows.net import Net
 from narrows.parts.likelihoods import LIKELIHOODS, Likelihood
-from narrows.parts.networks import ARCHITECTURES, Sizes
+from narrows.parts.networks import ARCHITECTURES, GRIDS, Sizes
 
 if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
 
-__all__ = ["FitOptions", "assemble", "check_options", "epochs", "sources", "start_output"]
+__all__ = [
+    "FitOptions",
+    "assemble",
+    "check_options",
+    "epochs",
+    "sources",
+    "start_latent",
+    "start_output",
+]
 
 Weights = NDArray[np.float32]
 STEPS = 8000
 """What epochs="auto" aims at, within 10 to 100 epochs."""
+SLICE = 1024
+"""Samples that pass through the encoder at once before training."""
 RANGES: dict[str, Range] = {"sigmoid": "unit", "tanh": "symmetric"}
 """Where outputs of an activation lie."""
 
@@ -173,8 +183,11 @@ def assemble(model: "BaseAutoencoder", modality: Modality) -> Net:
     )
     channels, *rest = modality.shape
     out = (channels * likelihood.channels, *rest)
-    sizes = Sizes(modality.shape, latent.width, latent.code_shape, out)
     name = modality.architecture if model.architecture == "auto" else model.architecture
+    grid = GRIDS[name](modality.shape, model.hidden) if name in GRIDS else ()
+    if grid:
+        latent.settle(grid)
+    sizes = Sizes(modality.shape, latent.width, latent.code_shape, out)
     encoder, decoder = _call(model, ARCHITECTURES, "architecture", name, sizes=sizes)
     return Net(encoder, latent, decoder, likelihood)
 
@@ -218,6 +231,17 @@ def start_output(net: Net, source: InMemory) -> None:
         biases[-1].copy_(mean.flatten())
     elif biases and biases[-1].numel() == len(mean):
         biases[-1].copy_(mean.flatten(1).mean(1))
+
+
+@torch.no_grad()
+def start_latent(net: Net, source: InMemory) -> None:
+    """Let the latent see what the new encoder makes of an even choice of samples."""
+    count = min(net.latent.wanted, len(source))
+    if count:
+        rows = torch.linspace(0, len(source) - 1, count, dtype=torch.float64).long()
+        net.eval()
+        parts = [net.encode(source.take(part))[0] for part in rows.split(SLICE)]
+        net.latent.start(torch.cat(parts))
 
 
 def epochs(model: "BaseAutoencoder", source: InMemory) -> int:

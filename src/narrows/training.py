@@ -210,6 +210,7 @@ class Training:
             if progress >= warmup:
                 factor = SCHEDULES[self.model.schedule]((progress - warmup) / (1 - warmup))
         self.net.progress.fill_(progress)
+        self.net.latent.progress.fill_(progress)
         for optimizer in self.optimizers.values():
             optimizer.rate.fill_(optimizer.base_rate * factor)
             if done % CLEARED == 0:

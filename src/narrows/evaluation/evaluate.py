@@ -67,7 +67,8 @@ class Evaluation:
         train: number of training samples.
         test: number of samples scored.
         fitted: number of training samples that PCA was fitted to, an even choice where many.
-        dimensions: numbers that PCA keeps of a sample: the code's, or all there are if fewer.
+        kept: numbers that the model keeps of a sample; of a discrete code, its integers.
+        dimensions: numbers that PCA keeps of a sample: as many, or all there are if fewer.
         errors: mean squared error of each test sample, by "model" and "pca": in the user's units
             for images, in the model's for tables.
         columns: explained variance of each column of a table, by "model" and "pca".
@@ -88,6 +89,7 @@ class Evaluation:
     train: int
     test: int
     fitted: int
+    kept: int
     dimensions: int
     errors: dict[str, Array]
     columns: dict[str, Array]
@@ -140,6 +142,7 @@ def evaluate(model: BaseAutoencoder, X: Any, *, train: ArrayLike, test: ArrayLik
         train=len(train),
         test=len(test),
         fitted=len(data.fitted),
+        kept=model.codes_.shape[1],
         dimensions=len(data.pca.components),
         errors=errors,
         columns={} if data.image else {k: data.columns(array) for k, array in arrays.items()},

@@ -134,7 +134,10 @@ def _tiles(
 ) -> Markup:
     """Return the key numbers."""
     own, pca = evaluation.metrics["model"], evaluation.metrics["pca"]
-    code, features = evaluation.codes.shape[1], model.modality_.n_features
+    code, features = evaluation.kept, model.modality_.n_features
+    units = f"{diagnosis.active} of {code} units active"
+    if diagnosis.usage is not None:
+        units = f"each one of {diagnosis.usage.codes} codes"
     weights = sum(p.numel() for p in model.net_.parameters())
     speed = f"{number(_rate(model, evaluation), 2)} samples/s"
     tiles = [
@@ -154,7 +157,7 @@ def _tiles(
         (
             "code",
             f"{_compact(features)} → {_compact(code)}",
-            f"values; {diagnosis.active} of {code} units active",
+            f"values; {units}",
         ),
         ("parameters", _compact(weights), f"learned from {plural(evaluation.train, 'sample')}"),
         ("run", seconds_text(seconds), f"{plural(len(model.history_), 'epoch')}, {speed}"),

@@ -83,9 +83,8 @@ def _notes(name: str, evaluation: Evaluation) -> Markup:
         f"the same {plural(evaluation.train, 'training sample')} in the same scaled units as "
         f"{name}, and is scored on the same samples with the same formulas."
     )
-    code = evaluation.codes.shape[1]
-    if evaluation.dimensions < code:
-        text += f" The code has {code}, but there is no more for PCA to keep."
+    if evaluation.dimensions < evaluation.kept:
+        text += f" The code has {evaluation.kept}, but there is no more for PCA to keep."
     if evaluation.columns:
         text += (
             " Explained variance counts all columns alike; in the mean squared error, in the "

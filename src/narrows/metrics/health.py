@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Diagnosis", "Finding", "active_units", "diagnose"]
+__all__ = ["Diagnosis", "Finding", "Usage", "active_units", "book_usage", "diagnose"]
 
 Array = NDArray[np.float32]
 Level = Literal["good", "notice", "problem"]
@@ -27,6 +27,22 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Usage:
+    """How the training samples use the codebooks of a discrete code.
+
+    Attributes:
+        codes: number of codes in each codebook.
+        used: how many of them occur in each, ``(books,)``.
+        perplexity: exp(entropy) of each one's use, ``(books,)``: so many codes, used evenly, would
+            say as much.
+    """
+
+    codes: int
+    used: NDArray[np.intp]
+    perplexity: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     """The findings, and the numbers behind them.
 
@@ -35,12 +51,14 @@ class Diagnosis:
         variance: variance of each unit's code over the training samples, ``(units,)``.
         kl: mean KL of each unit in nats, ``(units,)``; empty for point codes.
         active: number of units that carry information.
+        usage: use of the codebooks of a discrete code, else None.
     """
 
     findings: Sequence[Finding]
     variance: Array
     kl: Array = field(default_factory=lambda: np.zeros(0, np.float32))
     active: int = 0
+    usage: Usage | None = None
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.findings))
@@ -57,8 +75,31 @@ def active_units(codes: Array, threshold: float = 0.01) -> NDArray[np.bool_]:
     return active
 
 
+def book_usage(indices: NDArray[np.int32], books: Sequence[int], codes: int) -> Usage:
+    """Count which codes occur.
+
+    Args:
+        indices: integers of discrete codes, ``(samples, places)``.
+        books: the codebook of each place.
+        codes: number of codes in each codebook.
+    """
+    book = np.asarray(books)
+    counts = np.stack(
+        [
+            np.bincount(indices[:, book == i].ravel(), minlength=codes)
+            for i in range(max(books) + 1)
+        ]
+    )
+    shares = counts / counts.sum(1, keepdims=True)
+    entropy = -(shares * np.log(np.where(shares > 0, shares, 1))).sum(1)
+    return Usage(codes, (counts > 0).sum(1), np.exp(entropy))
+
+
 def diagnose(
-    history: Sequence[dict[str, float]], codes: Array, unit_kl: Array | None = None
+    history: Sequence[dict[str, float]],
+    codes: Array,
+    unit_kl: Array | None = None,
+    usage: Usage | None = None,
 ) -> Diagnosis:
     """Return the findings on a training.
 
@@ -66,15 +107,39 @@ def diagnose(
         history: one row an epoch.
         codes: deterministic codes of training samples, ``(samples, units)``.
         unit_kl: mean KL of each unit in nats, or None for point codes.
+        usage: use of the codebooks, where the code is discrete.
     """
     variance = codes.var(0)
     threshold = 0.01 if unit_kl is not None else 1e-4 * float(variance.max(initial=1e-12))
     active = active_units(codes, threshold)
-    findings = [_units(active, variational=unit_kl is not None), *_course(history)]
+    first = _units(active, variational=unit_kl is not None) if usage is None else _books(usage)
+    findings = [first, *_course(history)]
     order = {"problem": 0, "notice": 1, "good": 2}
     findings.sort(key=lambda finding: order[finding.level])
     kl = np.zeros(0, np.float32) if unit_kl is None else unit_kl
-    return Diagnosis(findings, variance, kl, int(active.sum()))
+    return Diagnosis(findings, variance, kl, int(active.sum()), usage)
+
+
+def _books(usage: Usage) -> Finding:
+    """Say how many codes are used, of the codebook that is used least where there are several."""
+    worst, count = int(usage.used.argmin()), len(usage.used)
+    used, codes = int(usage.used[worst]), usage.codes
+    where = "the codebook" if count == 1 else f"codebook {worst + 1} of {count}"
+    if used == 1:
+        return Finding(
+            "collapse",
+            "problem",
+            f"One code of {where} stands for all training samples: it carries nothing.",
+            "Train longer, lower the learning rate, or use fewer of them.",
+        )
+    text = (
+        f"{used} of the {codes} codes of {where} are used, {used / codes:.0%}; perplexity "
+        f"{usage.perplexity[worst]:.4g}."
+    )
+    if used < 0.5 * codes:
+        remedy = f"The other {codes - used} are dead: fewer would do, or SimVQ or FSQVAE, whose "
+        return Finding("dead codes", "notice", text, remedy + "codes do not die.")
+    return Finding("codes", "good", text)
 
 
 def _units(active: NDArray[np.bool_], variational: bool) -> Finding:

@@ -2,6 +2,15 @@
 
 from narrows.models.bounds import IWAE
 from narrows.models.composed import ComposedAutoencoder
+from narrows.models.discrete import (
+    FSQVAE,
+    VQVAE,
+    BinaryAutoencoder,
+    CategoricalVAE,
+    HierarchicalVQVAE,
+    ResidualVQVAE,
+    SimVQ,
+)
 from narrows.models.plain import Autoencoder, DenoisingAutoencoder, LinearAutoencoder
 from narrows.models.priors import FlowVAE, VampPriorVAE
 from narrows.models.regularized import ContractiveAutoencoder, SparseAutoencoder
@@ -9,14 +18,21 @@ from narrows.models.spherical import SphericalVAE
 from narrows.models.variational import VAE
 
 __all__ = [
+    "FSQVAE",
     "IWAE",
     "VAE",
+    "VQVAE",
     "Autoencoder",
+    "BinaryAutoencoder",
+    "CategoricalVAE",
     "ComposedAutoencoder",
     "ContractiveAutoencoder",
     "DenoisingAutoencoder",
     "FlowVAE",
+    "HierarchicalVQVAE",
     "LinearAutoencoder",
+    "ResidualVQVAE",
+    "SimVQ",
     "SparseAutoencoder",
     "SphericalVAE",
     "VampPriorVAE",

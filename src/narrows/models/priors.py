@@ -58,7 +58,7 @@ class VampPriorVAE(VAE):
 
     def prepare(self, source: InMemory) -> None:
         """Start the pseudo-inputs at training samples."""
-        self.net_.latent.start(source.x)  # type: ignore[operator]
+        self.net_.latent.start(source.x)
 
 
 class PseudoInputs(SampledKL):

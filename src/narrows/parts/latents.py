@@ -99,12 +99,29 @@ class Latent(nn.Module):
     Attributes:
         code_shape: shape of one code z.
         width: shape of one h, which the encoder must deliver.
+        categories: how many values each integer of a discrete code can have; 0 for a continuous
+            code.
+        books: the codebook of each integer of a discrete code.
+        wanted: how many samples' h `start` wants to see; 0 for none.
+        progress: how far training is, 0-d in [0, 1]; it drives every schedule.
     """
+
+    categories: int = 0
+    books: tuple[int, ...] = ()
+    wanted: int = 0
+    progress: Tensor
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.code_shape: tuple[int, ...] = (dim,)
         self.width: tuple[int, ...] = (dim,)
+        self.register_buffer("progress", torch.zeros(()), persistent=False)
+
+    def settle(self, grid: tuple[int, ...]) -> None:
+        """Take the grid of the encoder's last feature map, where the code is one of its own."""
+
+    def start(self, h: Tensor) -> None:
+        """Set running state (codebooks) from the first h of training samples."""
 
     def forward(self, h: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Charges]:
         """Return the code z and its named charges, each ``(batch,)`` or 0-d.
@@ -142,6 +159,14 @@ class Latent(nn.Module):
         """Return KL(q || p) of each unit, ``(batch, dim)``; None where it does not split."""
         q = self.posterior(h)
         return None if q is None else q.kl()
+
+    def pack(self, h: Tensor) -> Tensor:
+        """Return what is remembered of the deterministic code: itself, or its integers."""
+        return self.mean(h).flatten(1)
+
+    def unpack(self, kept: Tensor) -> Tensor:
+        """Return the codes that `pack` made this of."""
+        return kept.view(-1, *self.code_shape)
 
     def prior(self) -> Distribution | None:
         """Return p(z), or None for a point code."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ACTIVATIONS",
     "ARCHITECTURES",
+    "GRIDS",
     "Architecture",
     "Decoder",
     "Dropout",
@@ -26,6 +27,7 @@ __all__ = [
     "Sizes",
     "architecture",
     "conv",
+    "conv_grid",
     "initialise",
     "linear",
     "mlp",
@@ -76,6 +78,8 @@ class Decoder(nn.Sequential):
 
 Architecture = Callable[..., tuple[nn.Module, nn.Module]]
 ARCHITECTURES: dict[str, Architecture] = {}
+GRIDS: dict[str, Callable[..., tuple[int, ...]]] = {}
+"""By architecture: the grid of the last feature map, for a sample's shape and `hidden`."""
 
 
 def architecture(build: Architecture) -> Architecture:
@@ -140,22 +144,24 @@ def conv(
             f"architecture='conv' needs images (channels, height, width); a sample here has the "
             f"shape {sizes.x}. Use architecture='mlp', or modality='image'."
         )
-    channels, *grid = sizes.x
-    if hidden is None:
-        stages = max(2, ceil(log2(max(*grid, 9) / 8)))
-        hidden = [min(32 * 2**i, 256) for i in range(stages)]
-    widths = [channels, *hidden]
-    grids = [tuple(grid)]
+    stages = _stages(sizes.x, hidden)
+    widths = [sizes.x[0], *(width for width, _ in stages)]
+    grids = [sizes.x[1:], *(grid for _, grid in stages)]
     down: list[nn.Module] = []
+    up: list[nn.Module]
     for a, b in pairwise(widths):
         down += _stage(nn.Conv2d, a, b, activation, dropout, batch_norm, downsampling)
-        grids.append((ceil(grids[-1][0] / 2), ceil(grids[-1][1] / 2)))
     inner = (widths[-1], *grids[-1])
-    encoder = [*down, nn.Flatten(), initialise(nn.Linear(prod(inner), prod(sizes.h)))]
-
-    up: list[nn.Module] = _dense((prod(sizes.z), prod(inner)), activation, 0.0, False)
-    up.append(nn.Unflatten(1, inner))
-    for i in range(len(hidden), 0, -1):
+    if sizes.h[1:] == sizes.z[1:] == grids[-1]:  # a map of codes
+        encoder = [*down, initialise(nn.Conv2d(inner[0], sizes.h[0], 1))]
+        mixed = nn.Conv2d(sizes.z[0], inner[0], 3, padding=1)
+        up = [initialise(mixed, activation), ACTIVATIONS[activation]()]
+    else:
+        dense = initialise(nn.Linear(prod(inner), prod(sizes.h)))
+        encoder = [*down, nn.Flatten(), dense, *_shape(sizes.h)]
+        up = [nn.Flatten(), *_dense((prod(sizes.z), prod(inner)), activation, 0.0, False)]
+        up.append(nn.Unflatten(1, inner))
+    for i in range(len(stages), 0, -1):
         size, last = grids[i - 1], i == 1
         padding = tuple((side + 1) % 2 for side in size)
         up += _stage(
@@ -167,9 +173,19 @@ def conv(
             batch_norm and not last,
             output_padding=padding,
         )
-    if not hidden:
-        up = [initialise(nn.Linear(prod(sizes.z), prod(sizes.out))), *_shape(sizes.out)]
-    return Encoder(*encoder, *_shape(sizes.h)), Decoder(nn.Flatten(), *up)
+    if not stages:
+        last_layer = initialise(nn.Linear(prod(sizes.z), prod(sizes.out)))
+        up = [nn.Flatten(), last_layer, *_shape(sizes.out)]
+    return Encoder(*encoder), Decoder(*up)
+
+
+def conv_grid(x: tuple[int, ...], hidden: Sequence[int] | None) -> tuple[int, ...]:
+    """Return the size of the last feature map of `conv`; () where there is none."""
+    stages = _stages(x, hidden) if len(x) == 3 else []
+    return stages[-1][1] if stages else ()
+
+
+GRIDS["conv"] = conv_grid
 
 
 # -- pieces ---------------------------------------------------------------------------------
@@ -235,6 +251,19 @@ def initialise(layer: Layer, activation: str = "linear") -> Layer:
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+def _stages(x: tuple[int, ...], hidden: Sequence[int] | None) -> list[tuple[int, tuple[int, int]]]:
+    """Return channels and size of the map after each stage of `conv`."""
+    _, height, width = x
+    if hidden is None:
+        count = max(2, ceil(log2(max(height, width, 9) / 8)))
+        hidden = [min(32 * 2**i, 256) for i in range(count)]
+    stages = []
+    for channels in hidden:
+        height, width = ceil(height / 2), ceil(width / 2)
+        stages.append((channels, (height, width)))
+    return stages
 
 
 def _dense(

@@ -1,0 +1,333 @@
+"""Discrete autoencoders: codes of a few integers, and a prior over them that is learned last."""
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from annotated_types import Ge
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.validation import check_is_fitted
+
+from narrows.base import BaseAutoencoder
+from narrows.data.modalities import Modality
+from narrows.errors import DataError, ParameterError
+from narrows.fields import Count, Fraction, NonNegative, Positive
+from narrows.net import Net, Step, Terms
+from narrows.parts import quantizers
+from narrows.parts.categorical import Binary, Categorical
+from narrows.parts.quantizers import FSQ, Codebook, Hierarchical
+
+__all__ = [
+    "FSQVAE",
+    "VQVAE",
+    "BinaryAutoencoder",
+    "CategoricalVAE",
+    "HierarchicalVQVAE",
+    "ResidualVQVAE",
+    "SimVQ",
+]
+
+
+class _Discrete(BaseAutoencoder):
+    """Base of the models whose code is a few integers.
+
+    `sample` draws the integers from a causal transformer, fitted to the training codes when it is
+    first asked for; the distribution that training charges against is not what codes look like.
+    """
+
+    def encode_indices(self, X: Any) -> NDArray[np.int64]:
+        """Return the integers of the codes, ``(n, places)``; `decode_indices` goes back."""
+        packed = self._map(X, lambda batch: self.net_.latent.pack(self.net_.encode(batch)[0]))
+        return packed.numpy().astype(np.int64)
+
+    def decode_indices(self, indices: ArrayLike) -> Any:
+        """Return E[x | z] of integers ``(n, places)`` in the type, shape and units of the data.
+
+        Raises:
+            DataError: they are not as many as a code has, or not values that it can have.
+        """
+        check_is_fitted(self)
+        places, size = len(self.net_.latent.books), self.net_.latent.categories
+        found = np.asarray(indices)
+        if found.dtype.kind not in "iub" or found.ndim != 2 or found.shape[1] != places:
+            raise DataError(
+                f"decode_indices needs integers of the shape (n, {places}). Got {found.dtype} of "
+                f"the shape {found.shape} instead."
+            )
+        if found.size and not 0 <= found.min() <= found.max() < size:
+            raise DataError(
+                f"The integers of a code lie between 0 and {size - 1}. Got {found.min()} to "
+                f"{found.max()} instead."
+            )
+        kept = torch.from_numpy(found.astype(np.int64))
+        return self.modality_.decode(self._decode(self._unpacked(kept)))
+
+
+class VQVAE(_Discrete):
+    """The code is a grid of vectors, each one of a codebook: integers to whoever stores it.
+
+    -log p(x | z) + ‖sg[z_e] - e‖² + commitment * ‖z_e - sg[e]‖²
+
+    The gradient of z passes straight through to z_e. With scale=0.5**0.5, the first term is
+    ‖x - x̂‖² and a constant, as in the paper; with the optimal scale s it is ‖x - x̂‖² / 2s², and
+    the commitment weighs less as s falls. By default the codebook follows moving averages, which
+    leaves the second term out.
+
+    Args:
+        codes: vectors in the codebook.
+        tokens: vectors of a code; None takes one for each place of a conv net's last feature map,
+            and 4 elsewhere. `latent_dim` is the size of one.
+        commitment: weight of what holds the encoder to the codes.
+        codebook: "ema" moves each vector to the moving average of what falls to it, "gradient"
+            trains it by the second term.
+        decay: of the moving averages, each step.
+        lookup: "euclidean", or "cosine" for vectors of length 1.
+        restart: a vector that is used less than this share of the even rate starts again as a
+            random one of the batch's; 0 for never.
+        kmeans: start the codebook at the centres of the first vectors.
+
+    References:
+        Neural Discrete Representation Learning (van den Oord et al., 2017),
+        https://arxiv.org/abs/1711.00937
+
+    >>> from narrows import VQVAE
+    >>> from sklearn.datasets import load_iris
+    >>> X = load_iris().data
+    >>> model = VQVAE(codes=16, epochs=20).fit(X)
+    >>> model.encode_indices(X).shape, model.transform(X).shape
+    ((150, 4), (150, 32))
+    """
+
+    codes: Annotated[int, Ge(2)] = 512
+    tokens: Count | None = None
+    commitment: NonNegative = 0.25
+    codebook: Literal["ema", "gradient"] = "ema"
+    decay: Fraction = 0.99
+    lookup: Literal["euclidean", "cosine"] = "euclidean"
+    restart: Fraction = 0.05
+    kmeans: bool = True
+
+    def latent(self) -> Codebook:
+        """Return one codebook."""
+        return Codebook(self.latent_dim, self.tokens, **self.table())
+
+    def table(self) -> dict[str, Any]:
+        """Return what a codebook is told."""
+        names = ("codes", "lookup", "decay", "restart", "kmeans")
+        return {name: getattr(self, name) for name in names} | {"update": self.codebook}
+
+    def build(self, modality: Modality) -> Net:
+        """Refuse a decay of averages that nothing reads."""
+        if self.codebook == "gradient" and not self.restart and self.decay != 0.99:
+            raise ParameterError(
+                "The 'decay' parameter has no effect with codebook='gradient' and restart=0; it "
+                "is for moving averages. Leave it at 0.99."
+            )
+        return super().build(modality)
+
+    def objective(self, step: Step) -> Terms:
+        """Weigh the commitment."""
+        terms = super().objective(step)
+        return terms | {"commitment": self.commitment * terms["commitment"]}
+
+
+class ResidualVQVAE(VQVAE):
+    """Each vector is a sum from several codebooks, each coding what those before it left.
+
+    -log p(x | z) + sum_l (‖sg[r_l] - e_l‖² + commitment * ‖r_l - sg[e_l]‖²)
+
+    with r_1 = z_e and r_l+1 = r_l - e_l; for the rest see `VQVAE`.
+
+    Args:
+        quantizers: number of codebooks.
+
+    References:
+        SoundStream: An End-to-End Neural Audio Codec (Zeghidour et al., 2021),
+        https://arxiv.org/abs/2107.03312
+        Autoregressive Image Generation using Residual Quantization (Lee et al., 2022),
+        https://arxiv.org/abs/2203.01941
+
+    >>> from narrows import ResidualVQVAE
+    >>> from sklearn.datasets import load_iris
+    >>> X = load_iris().data
+    >>> ResidualVQVAE(codes=16, quantizers=3, epochs=20).fit(X).encode_indices(X).shape
+    (150, 12)
+    """
+
+    quantizers: Count = 4
+
+    def latent(self) -> Codebook:
+        """Return the codebooks."""
+        return Codebook(self.latent_dim, self.tokens, quantizers=self.quantizers, **self.table())
+
+
+class HierarchicalVQVAE(VQVAE):
+    """Two levels of codes: a coarse one of half as many places a side, and a fine one.
+
+    -log p(x | z) + sum over both levels of (‖sg[z_e] - e‖² + commitment * ‖z_e - sg[e]‖²)
+
+    The fine code knows the coarse one, and the decoder sees both; for the rest see `VQVAE`.
+
+    References:
+        Generating Diverse High-Fidelity Images with VQ-VAE-2 (Razavi et al., 2019),
+        https://arxiv.org/abs/1906.00446
+
+    >>> from narrows import HierarchicalVQVAE
+    >>> from sklearn.datasets import load_iris
+    >>> X = load_iris().data
+    >>> HierarchicalVQVAE(codes=16, epochs=20).fit(X).encode_indices(X).shape
+    (150, 6)
+    """
+
+    def latent(self) -> Hierarchical:
+        """Return a coarse and a fine codebook."""
+        return Hierarchical(self.latent_dim, self.tokens, **self.table())
+
+
+class SimVQ(_Discrete):
+    """A codebook of frozen random vectors behind a learned linear map, in which no code dies.
+
+    -log p(x | z) + ‖sg[z_e] - W c‖² + commitment * ‖z_e - sg[W c]‖²
+
+    The gradient of z passes straight through to z_e.
+
+    Args:
+        codes: vectors in the codebook.
+        tokens: vectors of a code; None takes one for each place of a conv net's last feature map,
+            and 4 elsewhere. `latent_dim` is the size of one.
+        commitment: weight of what holds the encoder to the codes.
+
+    References:
+        Addressing Representation Collapse in Vector Quantized Models with One Linear Layer (Zhu
+        et al., 2024), https://arxiv.org/abs/2411.02038
+
+    >>> from narrows import SimVQ
+    >>> from sklearn.datasets import load_iris
+    >>> X = load_iris().data
+    >>> SimVQ(codes=16, epochs=20).fit(X).encode_indices(X).shape
+    (150, 4)
+    """
+
+    codes: Annotated[int, Ge(2)] = 512
+    tokens: Count | None = None
+    commitment: NonNegative = 0.25
+
+    def latent(self) -> quantizers.SimVQ:
+        """Return the mapped codebook."""
+        return quantizers.SimVQ(self.latent_dim, self.tokens, self.codes)
+
+    def objective(self, step: Step) -> Terms:
+        """Weigh the commitment."""
+        terms = super().objective(step)
+        return terms | {"commitment": self.commitment * terms["commitment"]}
+
+
+class FSQVAE(_Discrete):
+    """Each vector of the code is a few digits, got by rounding: no codebook, nothing to collapse.
+
+    -log p(x | z) with z = W round(bound(z_e)) + b
+
+    Rounding passes the gradient unchanged.
+
+    Args:
+        levels: number of values of each digit; their product is the number of codes.
+        tokens: vectors of a code; None takes one for each place of a conv net's last feature map,
+            and 4 elsewhere. `latent_dim` is the size of one.
+
+    References:
+        Finite Scalar Quantization: VQ-VAE Made Simple (Mentzer et al., 2023),
+        https://arxiv.org/abs/2309.15505
+
+    >>> from narrows import FSQVAE
+    >>> from sklearn.datasets import load_iris
+    >>> X = load_iris().data
+    >>> FSQVAE(epochs=20).fit(X).encode_indices(X).shape
+    (150, 4)
+    """
+
+    levels: tuple[Annotated[int, Ge(3)], ...] = (8, 5, 5, 5)
+    tokens: Count | None = None
+
+    def latent(self) -> FSQ:
+        """Return the digits."""
+        return FSQ(self.latent_dim, self.tokens, self.levels)
+
+
+class CategoricalVAE(_Discrete):
+    """The code is `latent_dim` categorical variables, relaxed by Gumbel noise in training.
+
+    E[-log p(x | z)] + beta * KL(q(z | x) || uniform)
+
+    Scores and held-out numbers other than training's own are of exact draws, so that beta=1 gives
+    a bound on log p(x).
+
+    Args:
+        categories: values of each variable.
+        beta: weight of the KL divergence.
+        temperature: of the relaxation when training begins.
+        final_temperature: of the relaxation when it ends; in between it falls geometrically.
+
+    References:
+        Categorical Reparameterization with Gumbel-Softmax (Jang et al., 2017),
+        https://arxiv.org/abs/1611.01144
+        The Concrete Distribution (Maddison et al., 2017), https://arxiv.org/abs/1611.00712
+
+    >>> from narrows import CategoricalVAE
+    >>> from sklearn.datasets import load_iris
+    >>> X = load_iris().data
+    >>> CategoricalVAE(latent_dim=3, epochs=20).fit(X).encode_indices(X).shape
+    (150, 3)
+    """
+
+    categories: Annotated[int, Ge(2)] = 10
+    beta: NonNegative = 1.0
+    temperature: Positive = 1.0
+    final_temperature: Positive = 0.5
+
+    def latent(self) -> Categorical:
+        """Return the variables."""
+        return Categorical(
+            self.latent_dim, self.categories, self.temperature, self.final_temperature
+        )
+
+    def objective(self, step: Step) -> Terms:
+        """Weigh the KL divergence."""
+        return {"nll": step.nll, "kl": self.beta * step.charges["kl"]}
+
+
+class BinaryAutoencoder(_Discrete):
+    """The code is `latent_dim` bits, drawn in training and passed by the gradient: a hash.
+
+    E[-log p(x | z)] + beta * KL(q(z | x) || fair bits)
+
+    It tells at most latent_dim * log 2 nats of x. `encode_indices` returns the likeliest bits;
+    ``np.packbits`` makes bytes of them, and samples that are alike differ in few.
+
+    Args:
+        beta: weight of the KL divergence; below 1 by default, because the straight-through
+            gradient is biased and would leave bits unused. Scores are bounds all the same.
+
+    References:
+        Estimating or Propagating Gradients Through Stochastic Neurons for Conditional Computation
+        (Bengio et al., 2013), https://arxiv.org/abs/1308.3432
+        Semantic Hashing (Salakhutdinov & Hinton, 2009),
+        https://doi.org/10.1016/j.ijar.2008.11.006
+
+    >>> from narrows import BinaryAutoencoder
+    >>> from sklearn.datasets import load_iris
+    >>> X = load_iris().data
+    >>> model = BinaryAutoencoder(latent_dim=16, epochs=20).fit(X)
+    >>> sorted(set(model.encode_indices(X).ravel().tolist()))
+    [0, 1]
+    """
+
+    latent_dim: Count = 32
+    beta: NonNegative = 0.3
+
+    def latent(self) -> Binary:
+        """Return the bits."""
+        return Binary(self.latent_dim)
+
+    def objective(self, step: Step) -> Terms:
+        """Weigh the KL divergence."""
+        return {"nll": step.nll, "kl": self.beta * step.charges["kl"]}

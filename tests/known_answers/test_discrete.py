@@ -1,0 +1,457 @@
+"""Discrete codes: every objective, gradient, codebook and prior against what it must be."""
+
+from math import log, prod
+
+import numpy as np
+import pytest
+import torch
+from sklearn.cluster import KMeans
+from sklearn.datasets import load_digits
+from torch.autograd import gradcheck
+
+import narrows
+from narrows.data.sources import InMemory
+from narrows.density import CodePrior
+from narrows.errors import DataError, ParameterError
+from narrows.metrics.health import book_usage, diagnose
+from narrows.parts.categorical import Binary, Bits, Categorical, OneHot
+from narrows.parts.codebooks import LinearTable, Table, kmeans, nearest
+from narrows.parts.networks import Sizes, conv, conv_grid
+from narrows.parts.quantizers import FSQ, Codebook, Hierarchical, SimVQ
+
+DIGITS = load_digits().data[:200].astype(np.float32)
+IMAGES = np.rint(load_digits().images[:200] * (255 / 16)).astype(np.uint8)
+QUICK = {"epochs": 5, "hidden": (16,), "learning_rate": 0.01, "verbose": 0}
+VECTORS = ["VQVAE", "ResidualVQVAE", "HierarchicalVQVAE", "SimVQ", "FSQVAE"]
+ALL = [*VECTORS, "CategoricalVAE", "BinaryAutoencoder"]
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+# -- vector quantisation ----------------------------------------------------------------------
+
+
+def test_the_loss_is_the_papers():
+    model = narrows.VQVAE(
+        codebook="gradient", scale=0.5**0.5, commitment=0.7, latent_dim=3, tokens=2, **QUICK
+    ).fit(DIGITS)
+    x, _ = model.modality_.encode(DIGITS[:20])
+    step = model.net_.train()(InMemory(x).take(torch.arange(20)))
+    terms = model.objective(step)
+    z_e = step.h.transpose(1, 2)  # (batch, tokens, dim)
+    codes = model.net_.latent.tables[0].weight
+    e = codes[torch.cdist(z_e.reshape(-1, 3), codes).argmin(1)].view(20, 2, 3)
+    square = (z_e - e).square().sum((1, 2))
+    constant = 0.5 * log(torch.pi) * x[0].numel() + model.modality_.log_units.sum()
+    torch.testing.assert_close(
+        terms["nll"] - constant, (x - step.out).square().sum(1), rtol=1e-4, atol=1e-3
+    )
+    torch.testing.assert_close(terms["codebook"], square)
+    torch.testing.assert_close(terms["commitment"], 0.7 * square)
+    assert set(terms) == {"nll", "codebook", "commitment"}
+
+
+def test_gradients_go_where_the_stops_let_them():
+    latent = Codebook(3, 2, codes=5, update="gradient")
+    h = torch.randn(4, 3, 2, requires_grad=True)
+    weight = torch.randn(4, 3, 2)
+    z, charges = latent(h)
+    table = latent.tables[0].weight
+    (straight,) = torch.autograd.grad((z * weight).sum(), h, retain_graph=True)
+    assert torch.equal(straight, weight)  # dz/dz_e is the identity
+    assert torch.autograd.grad((z * weight).sum(), table, allow_unused=True)[0] is None
+    z, charges = latent(h)
+    (gradient,) = torch.autograd.grad(charges["commitment"].sum(), h, retain_graph=True)
+    torch.testing.assert_close(gradient, 2 * (h - z).detach())
+    index = latent.pack(h).flatten()
+    expected = torch.zeros_like(table).index_add(0, index, 2 * latent.rows(z - h).detach())
+    (gradient,) = torch.autograd.grad(charges["codebook"].sum(), table)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_hand_made_gradients_pass_gradcheck():
+    latent = Codebook(3, 2, codes=5, update="gradient").double()
+    h = torch.randn(3, 3, 2, dtype=torch.float64, requires_grad=True)
+    (table,) = latent.parameters()
+    assert gradcheck(lambda h: latent(h)[1]["commitment"], (h,))
+    assert gradcheck(lambda _: latent(h.detach())[1]["codebook"], (table,))
+    mapped = SimVQ(3, 2, codes=5).double()
+    for parameter in mapped.parameters():
+        assert gradcheck(lambda _: mapped(h.detach())[1]["codebook"], (parameter,))
+    bound = FSQ(3, 2, levels=(8, 5)).double()
+    assert gradcheck(bound.bounded, (torch.randn(6, 2, dtype=torch.float64, requires_grad=True),))
+
+
+def test_the_codebook_that_follows_averages_is_kmeans_on_fixed_codes():
+    x = torch.randn(500, 2) + 4 * torch.randint(0, 3, (500, 1))
+    table = Table(2, 6, decay=0.0, restart=0.0)
+    table._place(x[:6])
+    for _ in range(100):
+        table.follow(x, nearest(x, table.vectors()))
+    found = KMeans(6, init=x[:6].numpy(), n_init=1, max_iter=300, tol=0.0).fit(x.numpy())
+    np.testing.assert_allclose(table.vectors(), found.cluster_centers_, atol=1e-3)
+    torch.manual_seed(1)
+    start = x[torch.randperm(500)[:6]].numpy()
+    torch.manual_seed(1)
+    found = KMeans(6, init=start, n_init=1, max_iter=300, tol=0.0).fit(x.numpy())
+    np.testing.assert_allclose(kmeans(x, 6, 100), found.cluster_centers_, atol=1e-3)
+
+
+def test_averages_decay_and_smooth_as_written():
+    table = Table(2, 3, decay=0.9, restart=0.0)
+    shares, sums = torch.full((3,), 1 / 3), table.weight / 3
+    for _ in range(20):
+        x = torch.randn(50, 2)
+        index = nearest(x, table.vectors())
+        hot = torch.nn.functional.one_hot(index, 3).float()
+        shares = 0.9 * shares + 0.1 * hot.mean(0)
+        sums = 0.9 * sums + 0.1 * hot.t() @ x / 50
+        table.follow(x, index)
+        torch.testing.assert_close(table.vectors(), sums / shares[:, None], rtol=1e-3, atol=1e-4)
+    table.shares.copy_(torch.tensor([1.0, 0.0, 0.0]))  # what nothing falls to stays where it is
+    before = table.vectors().clone()
+    table.follow(x, torch.zeros(50, dtype=torch.long))
+    assert torch.equal(table.vectors()[1:], before[1:])
+
+
+@pytest.mark.parametrize("update", ["ema", "gradient"])
+def test_dead_codes_start_again_among_the_batch(update):
+    table = Table(2, 4, update=update, decay=0.9, restart=0.5)
+    with torch.no_grad():
+        table._place(torch.tensor([[0.0, 0.0], [50.0, 0], [60.0, 0], [70.0, 0]]))
+    x = torch.randn(100, 2)
+    for step in range(6):
+        assert (table.weight[1:, 0] > 40).all(), step
+        table.follow(x, torch.zeros(100, dtype=torch.long))
+    table.follow(x, torch.zeros(100, dtype=torch.long))  # 0.9^7 < 0.5
+    assert all((x == vector).all(1).any() for vector in table.weight[1:])
+    assert torch.equal(table.shares[1:], torch.full((3,), 0.25))
+    never = Table(2, 4, update=update, decay=0.9, restart=0.0)
+    before = never.weight[1:].clone()
+    for _ in range(200):
+        never.follow(x, torch.zeros(100, dtype=torch.long))
+    assert torch.equal(never.weight[1:], before)
+
+
+def test_cosine_codes_have_length_one():
+    for update in ("ema", "gradient"):
+        latent = Codebook(4, 3, codes=6, lookup="cosine", update=update)
+        h = 5 * torch.randn(40, 4, 3)
+        latent.start(h)
+        for _ in range(3):
+            latent.update(h)
+        codes = latent.tables[0].vectors()
+        torch.testing.assert_close(codes.norm(dim=1), torch.ones(6))
+        x = torch.nn.functional.normalize(latent.rows(h), dim=1)
+        assert torch.equal(latent.pack(h).flatten(), (x @ codes.t()).argmax(1))
+        torch.testing.assert_close(latent(h)[0], latent(3 * h)[0])
+
+
+def test_residual_levels_code_what_is_left():
+    latent = Codebook(4, 3, codes=8, quantizers=3)
+    h = torch.randn(300, 4, 3)
+    latent.start(h)
+    rest, kept = latent.rows(h), latent.pack(h)
+    for level, table in enumerate(latent.tables):
+        index = torch.cdist(rest, table.weight).argmin(1)
+        assert torch.equal(index.view(300, 3), kept[:, 3 * level : 3 * level + 3])
+        before, rest = rest, rest - table.weight[index]
+        assert rest.square().sum() < 0.8 * before.square().sum()
+    torch.testing.assert_close(latent.rows(h - latent.mean(h)), rest)
+    assert latent.books == (0, 0, 0, 1, 1, 1, 2, 2, 2)
+
+
+def test_a_linear_table_starts_like_the_data_and_trains_only_its_map():
+    x = torch.randn(4000, 3) @ torch.randn(3, 3) + 5
+    table = LinearTable(3, 4000)
+    table.start(x)
+    torch.testing.assert_close(table.vectors().mean(0), x.mean(0), atol=0.3, rtol=0)
+    torch.testing.assert_close(table.vectors().T.cov(), x.T.cov(), atol=0.5, rtol=0.15)
+    assert {name for name, _ in table.named_parameters()} == {"map.weight", "map.bias"}
+    frozen = table.weight.clone()
+    SimVQ(3).update(torch.randn(2, 3, 4))
+    assert torch.equal(table.weight, frozen)
+
+
+# -- finite scalars ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("levels", [(8, 5, 5, 5), (3, 4), (7,)])
+def test_fsq_uses_every_level_and_no_other(levels):
+    latent = FSQ(3, 1, levels=levels)
+    h = torch.linspace(-9, 9, 4001).repeat(len(levels), 1).t()
+    digits = latent.bounded(h).round()
+    for column, count in zip(digits.t(), levels, strict=True):
+        assert column.unique().tolist() == list(range(-(count // 2), (count + 1) // 2))
+    assert (latent.bounded(torch.zeros(1, len(levels))).abs() < 1e-6).all()
+    every = torch.arange(prod(levels))[:, None]
+    assert len(latent.unpack(every).unique(dim=0)) == prod(levels)
+    grid = torch.cartesian_prod(*[h[:: 4000 // 16, 0]] * len(levels)).view(-1, len(levels), 1)
+    found = latent.pack(grid[:50_000])
+    torch.testing.assert_close(latent.unpack(found), latent.mean(grid[:50_000]))
+
+
+def test_fsq_passes_the_gradient_of_the_bound():
+    latent = FSQ(3, 2, levels=(8, 5)).double()
+    h = torch.randn(4, 2, 2, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(4, 3, 2, dtype=torch.float64)
+    (found,) = torch.autograd.grad((latent(h)[0] * weight).sum(), h)
+    smooth = latent.decoded(latent.bounded(latent.rows(h)))
+    (expected,) = torch.autograd.grad((smooth * weight).sum(), h)
+    torch.testing.assert_close(found, expected)
+    assert not torch.equal(latent(h)[0], smooth)
+
+
+# -- every discrete code ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("data", [DIGITS, IMAGES], ids=["table", "image"])
+def test_indices_decode_to_the_reconstruction(name, data):
+    model = getattr(narrows, name)(epochs=2, verbose=0).fit(data)
+    indices = model.encode_indices(data)
+    assert indices.dtype == np.int64
+    assert indices.shape == (200, len(model.net_.latent.books))
+    assert 0 <= indices.min() <= indices.max() < model.net_.latent.categories
+    trained_on = np.delete(indices, model.held_out_, 0)
+    np.testing.assert_array_equal(model.codes_, trained_on)
+    decoded, made = model.decode_indices(indices), model.reconstruct(data)
+    np.testing.assert_allclose(
+        decoded.astype(float), made, atol=1 if made.dtype == np.uint8 else 1e-4
+    )
+    codes = model.transform(data)
+    unpacked = model.net_.latent.unpack(torch.from_numpy(indices)).flatten(1).detach()
+    np.testing.assert_allclose(codes, unpacked, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_training_beats_the_untrained_net(name):
+    options = {"latent_dim": 16, "learning_rate": 5e-3, "verbose": 0}
+    still = getattr(narrows, name)(**options | {"learning_rate": 1e-30, "epochs": 1}).fit(DIGITS)
+    model = getattr(narrows, name)(**options, epochs=30).fit(DIGITS)
+    mean = np.square(DIGITS - DIGITS.mean(0)).mean()
+    errors = [np.square(DIGITS - m.reconstruct(DIGITS)).mean() for m in (model, still)]
+    assert errors[0] < 0.85 * min(errors[1], mean)
+
+
+def test_codes_of_a_conv_net_lie_on_its_last_map():
+    assert conv_grid((1, 28, 30), None) == (7, 8)
+    assert conv_grid((3, 33, 47), (2, 3, 4)) == (5, 6)
+    assert conv_grid((10,), None) == conv_grid((1, 8, 8), ()) == ()
+    model = narrows.VQVAE(hidden=(4,), epochs=1, latent_dim=5, verbose=0).fit(IMAGES)
+    assert model.net_.latent.code_shape == (5, 4, 4)
+    assert not [m for m in model.net_.modules() if isinstance(m, torch.nn.Linear)]
+    top = narrows.HierarchicalVQVAE(hidden=(4,), epochs=1, verbose=0).fit(IMAGES)
+    assert top.net_.latent.coarse == (2, 2)
+    assert top.codes_.shape[1] == 2 * 2 + 4 * 4
+    flat = narrows.VQVAE(hidden=(), architecture="conv", epochs=1, verbose=0).fit(IMAGES)
+    assert flat.net_.latent.code_shape == (8, 4)
+    encoder, decoder = conv(Sizes((1, 9, 9), (6, 3, 3), (6, 3, 3), (1, 9, 9)), hidden=(4, 8))
+    assert encoder[-1].kernel_size == (1, 1)
+    assert decoder(torch.randn(2, 6, 3, 3)).shape == (2, 1, 9, 9)
+
+
+def test_the_fine_code_sees_the_coarse_one():
+    latent = Hierarchical(3, 4, codes=6)
+    h = torch.randn(50, 3, 4)
+    latent.start(h)
+    z, charges = latent(h)
+    torch.testing.assert_close(z, latent.mean(h))
+    kept = latent.pack(h)
+    assert kept.shape == (50, 2 + 4)
+    other = kept.clone()
+    other[:, 0] = (kept[:, 0] + 1) % 6
+    changed = latent.unpack(other) != latent.unpack(kept)
+    assert changed[:, :3].any()
+    assert not changed[:, 3:].any()
+    assert charges["commitment"].shape == (50,)
+
+
+def test_low_precision_looks_up_in_full_precision():
+    x, vectors = torch.randn(2000, 16), torch.randn(512, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = nearest(x, vectors)
+    assert torch.equal(found, torch.cdist(x, vectors).argmin(1))
+
+
+# -- categories and bits ----------------------------------------------------------------------
+
+
+def test_kl_to_uniform_is_that_of_torch_distributions():
+    logits = torch.randn(5, 3, 4, dtype=torch.float64, requires_grad=True)
+    q = torch.distributions.Categorical(logits=logits)
+    p = torch.distributions.Categorical(logits=torch.zeros_like(logits))
+    torch.testing.assert_close(OneHot(logits).kl(), torch.distributions.kl_divergence(q, p))
+    bits = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    q = torch.distributions.Bernoulli(logits=bits)
+    p = torch.distributions.Bernoulli(logits=torch.zeros_like(bits))
+    torch.testing.assert_close(Bits(bits).kl(), torch.distributions.kl_divergence(q, p))
+    assert gradcheck(lambda t: OneHot(t).kl(), (logits,))
+    assert gradcheck(lambda t: Bits(t).kl(), (bits,))
+
+
+def test_draws_have_their_probabilities():
+    logits = torch.randn(1, 2, 3)
+    drawn = OneHot(logits.expand(20_000, 2, 3)).rsample()
+    torch.testing.assert_close(drawn.mean(0), logits.softmax(-1)[0], atol=0.015, rtol=0)
+    torch.testing.assert_close(
+        OneHot(logits).sample(20_000).mean(0), logits.softmax(-1)[0], atol=0.015, rtol=0
+    )
+    bits = torch.randn(1, 4)
+    drawn = Bits(bits.expand(20_000, 4)).rsample()
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    torch.testing.assert_close(drawn.mean(0), bits.sigmoid()[0], atol=0.015, rtol=0)
+
+
+def test_bits_pass_the_gradient_of_their_probability():
+    h = torch.randn(6, 4, requires_grad=True)
+    weight = torch.randn(6, 4)
+    (found,) = torch.autograd.grad((Binary(4).train()(h)[0] * weight).sum(), h)
+    p = h.sigmoid().detach()
+    torch.testing.assert_close(found, weight * p * (1 - p))
+
+
+def test_the_relaxation_cools_with_progress():
+    latent = Categorical(2, 3, temperature=2.0, final_temperature=0.5).train()
+    h, noise = torch.randn(4, 2, 3), torch.randn(4, 2, 3)
+    for progress, heat in ((0.0, 2.0), (0.5, 1.0), (1.0, 0.5)):
+        latent.progress.fill_(progress)
+        torch.testing.assert_close(latent(h, noise)[0], ((h + noise) / heat).softmax(-1))
+    latent.eval()
+    assert set(latent(h, noise)[0].unique().tolist()) == {0.0, 1.0}
+
+
+def every_code(latent):
+    """All codes, as the decoder sees them."""
+    places = len(latent.books)
+    every = torch.cartesian_prod(*[torch.arange(latent.categories)] * places)
+    return latent.unpack(every.view(-1, places))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        narrows.CategoricalVAE(latent_dim=2, categories=3, score_draws=3000, **QUICK),
+        narrows.BinaryAutoencoder(latent_dim=3, score_draws=3000, **QUICK),
+    ],
+    ids=["categories", "bits"],
+)
+def test_the_score_is_the_elbo_and_information_is_bounded(model):
+    model.fit(DIGITS)
+    net = model.net_.double()
+    x, _ = model.modality_.encode(DIGITS)
+    batch = InMemory(x[:20].double()).take(torch.arange(20))
+    with torch.no_grad():
+        codes = every_code(net.latent).double()
+        q = net.latent.posterior(net.encode(batch)[0])
+        logq = torch.stack([q.log_prob(code[None]) for code in codes], 1)
+        torch.testing.assert_close(logq.exp().sum(1), torch.ones(20, dtype=torch.float64))
+        logp = net.latent.prior().log_prob(codes)
+        torch.testing.assert_close(logp, torch.full_like(logp, -log(len(codes))))
+        out = net.decoder(codes)
+        nll = torch.stack([net.likelihood.nll(out, one.expand_as(out)) for one in batch.x])
+        elbo = (logq.exp() * (logp - nll - logq)).sum(1)
+        evidence = (logp - nll).logsumexp(1)
+        mixed = logq.logsumexp(0) - log(20)
+        information = (logq.exp() * (logq - mixed)).sum(1).mean()
+    net.float()
+    np.testing.assert_allclose(model.score_samples(DIGITS[:20]), elbo, atol=1.0, rtol=0.01)
+    assert (elbo <= evidence + 1e-9).all()
+    assert 0.1 < information <= log(len(codes))  # d log 2 for d bits
+
+
+def test_hashes_of_like_samples_are_alike():
+    digits = load_digits()
+    model = narrows.BinaryAutoencoder(latent_dim=32, epochs=15, verbose=0).fit(digits.data)
+    bits = model.encode_indices(digits.data).astype(bool)
+    assert np.packbits(bits, 1).shape == (1797, 4)
+    distance = (bits[:300, None] != bits[None, 300:]).sum(2)
+    neighbour = digits.target[300:][distance.argmin(1)]
+    assert (neighbour == digits.target[:300]).mean() > 0.7
+
+
+# -- the prior over codes ---------------------------------------------------------------------
+
+
+def test_the_prior_is_a_distribution_that_learns_dependence():
+    rng = np.random.default_rng(0)
+    first = rng.integers(0, 4, 1000)
+    codes = np.stack([first, (first + 1) % 4, rng.integers(0, 2, 1000)], 1).astype(np.int32)
+    prior = CodePrior.fit(codes, (0, 1, 1))
+    every = np.stack(np.meshgrid(range(4), range(4), range(2), indexing="ij"), -1).reshape(-1, 3)
+    chances = prior.log_prob(every).exp()
+    assert float(chances.sum()) == pytest.approx(1, abs=1e-5)
+    true = (every[:, 1] == (every[:, 0] + 1) % 4) / 8
+    assert np.abs(chances.numpy() - true).sum() < 0.2  # 1.5 for independent places
+    drawn = prior.sample(20_000, seed=0).numpy()
+    counts = np.bincount(drawn @ [8, 2, 1], minlength=32) / 20_000
+    np.testing.assert_allclose(counts, chances, atol=0.01)
+    np.testing.assert_array_equal(prior.sample(700, seed=3)[:9], prior.sample(9, seed=3))
+
+
+def test_samples_come_from_the_learned_prior_and_are_saved(tmp_path):
+    model = narrows.VQVAE(latent_dim=4, codes=32, **QUICK).fit(DIGITS)
+    model.save(tmp_path / "before")
+    state = torch.get_rng_state()
+    drawn = model.sample(8, seed=5)
+    assert torch.equal(torch.get_rng_state(), state)
+    codes = model._fitted_density().sample(400, 5)
+    seen = [set(column) for column in model.codes_.T]
+    assert all(int(c) in held for code in codes for c, held in zip(code, seen, strict=True))
+    np.testing.assert_array_equal(drawn, model.decode_indices(codes[:8].numpy()))
+    model.save(tmp_path / "after")
+    for name in ("before", "after"):
+        np.testing.assert_array_equal(narrows.load(tmp_path / name).sample(8, seed=5), drawn)
+    with pytest.raises(ParameterError, match="no prior to sample from"):
+        model.sample(2, density=False)
+
+
+# -- health and refusals ----------------------------------------------------------------------
+
+
+def test_dead_codes_are_named():
+    history = [{"mse": 1.0}]
+    codes = np.array([[0, 0], [1, 1], [2, 0], [3, 1]], np.int32)
+    usage = book_usage(codes, (0, 1), 8)
+    assert usage.used.tolist() == [4, 2]
+    np.testing.assert_allclose(usage.perplexity, [4, 2])
+    found = diagnose(history, codes.astype(np.float32), usage=usage)
+    assert "2 of the 8 codes of codebook 2 of 2 are used" in str(found)
+    collapsed = book_usage(np.zeros((5, 3), np.int32), (0, 0, 0), 8)
+    found = diagnose(history, np.zeros((5, 3), np.float32), usage=collapsed)
+    assert found.findings[0].name == "collapse"
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (narrows.VQVAE(tokens=3), "tokens=3 has no effect"),
+        (narrows.FSQVAE(tokens=3), "tokens=3 has no effect"),
+        (narrows.VQVAE(codebook="gradient", restart=0.0, decay=0.5), "'decay' parameter has no"),
+        (narrows.FSQVAE(levels=(2, 5)), "'levels' parameter of FSQVAE"),
+        (narrows.FSQVAE(levels=(512, 512)), "at most 65536 codes"),
+        (narrows.FSQVAE(levels=()), "levels of FSQ"),
+        (narrows.VQVAE(codes=1), "'codes' parameter of VQVAE"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(model, words):
+    with pytest.raises(ParameterError, match=words):
+        model.set_params(epochs=1).fit(IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("indices", "words"),
+    [
+        ([[0, 1, 2]], r"shape \(n, 4\)"),
+        ([[0.0, 1.0, 2.0, 3.0]], "needs integers"),
+        ([[0, 1, 2, 16]], "between 0 and 15"),
+        ([[0, 1, 2, -1]], "between 0 and 15"),
+    ],
+)
+def test_indices_that_no_code_has_are_refused(indices, words):
+    model = narrows.VQVAE(codes=16, **QUICK).fit(DIGITS)
+    with pytest.raises(DataError, match=words):
+        model.decode_indices(indices)
