@@ -209,7 +209,7 @@ def test_codes_are_decoded_by_their_direction(wine):
 
 
 def test_the_code_does_not_collapse_on_images(images):
-    model = narrows.SphericalVAE(epochs=40).fit(images)
+    model = narrows.SphericalVAE(epochs=20, batch_size=16).fit(images)
     untrained = narrows.SphericalVAE(epochs=1, learning_rate=1e-9).fit(images)
     assert model.history_[-1]["kl"] > 4
     assert model.history_[-1]["validation_mse"] < 0.8 * untrained.history_[-1]["validation_mse"]

@@ -24,7 +24,6 @@ GRID = 256
 """Cells in which the angle of a draw is found."""
 REACH = 7.0
 """How many standard deviations they span to each side."""
-
 START = 4.0
 """Concentration for each dimension and unit of softplus(h): a wide start would drown the mean."""
 
