@@ -185,8 +185,8 @@ def circle(n, seed):
 
 def test_a_circle_fits_on_a_circle():
     """One degree of freedom: the spherical code beats the normal code on the line."""
-    (X, _), (held, t) = circle(800, 0), circle(300, 1)
-    run = {"epochs": 40, "validation": 0.0, "hidden": (32,), "scaling": "none"}
+    (X, _), (held, t) = circle(600, 0), circle(300, 1)
+    run = {"epochs": 50, "validation": 0.0, "hidden": (32,), "scaling": "none"}
     sphere = narrows.SphericalVAE(latent_dim=2, **run).fit(X)
     line = narrows.VAE(latent_dim=1, **run).fit(X)
     assert sphere.score(held) > line.score(held) + 0.3
@@ -206,6 +206,13 @@ def test_codes_are_decoded_by_their_direction(wine):
     )
     assert isinstance(model.net_.decoder, OnSphere)
     assert model.unit_kl_ is None
+
+
+def test_the_code_does_not_collapse_on_images(images):
+    model = narrows.SphericalVAE(epochs=20, batch_size=16).fit(images)
+    untrained = narrows.SphericalVAE(epochs=1, learning_rate=1e-9).fit(images)
+    assert model.history_[-1]["kl"] > 4
+    assert model.history_[-1]["validation_mse"] < 0.8 * untrained.history_[-1]["validation_mse"]
 
 
 def test_a_sphere_needs_two_dimensions(wine):

@@ -24,6 +24,8 @@ GRID = 256
 """Cells in which the angle of a draw is found."""
 REACH = 7.0
 """How many standard deviations they span to each side."""
+START = 4.0
+"""Concentration for each dimension and unit of softplus(h): a wide start would drown the mean."""
 
 
 def log_ive(order: float, x: Tensor) -> Tensor:
@@ -225,10 +227,11 @@ class Sphere(Latent):
         return self.posterior(h).mean
 
     def posterior(self, h: Tensor) -> VonMisesFisher:
-        """Return q(z | x); kappa runs through the code's dimensions from 0 upwards."""
+        """Return q(z | x)."""
         h = h.to(torch.promote_types(h.dtype, torch.float32))  # bfloat16 is too coarse
         dim = self.code_shape[0]
-        return VonMisesFisher(F.normalize(h[:, :dim], dim=1), dim * F.softplus(h[:, dim:]) + 1e-3)
+        kappa = dim * START * F.softplus(h[:, dim:]) + 1e-3
+        return VonMisesFisher(F.normalize(h[:, :dim], dim=1), kappa)
 
     def unit_kl(self, h: Tensor) -> None:
         """Return None: the divergence is that of the whole code."""
@@ -241,7 +244,7 @@ class Sphere(Latent):
 
 
 class OnSphere(nn.Module):
-    """A decoder that reads directions: any code is taken to the unit sphere first."""
+    """A decoder that reads directions: any code is taken to length sqrt(dim), a normal code's."""
 
     def __init__(self, decoder: nn.Module) -> None:
         super().__init__()
@@ -249,5 +252,5 @@ class OnSphere(nn.Module):
 
     def forward(self, z: Tensor, *context: Any) -> Tensor:
         """Decode the code's direction."""
-        out: Tensor = self.decoder(F.normalize(z, dim=1), *context)
+        out: Tensor = self.decoder(z.shape[1] ** 0.5 * F.normalize(z, dim=1), *context)
         return out
