@@ -89,6 +89,7 @@ MLP_ONLY = {
 REFUSED = {
     "LinearAutoencoder": MLP_ONLY,
     "ContractiveAutoencoder": {"batch_norm"},
+    "HierarchicalVQVAE": {"tied"},  # the decoder reads more than the encoder's last layer gives
 }
 
 

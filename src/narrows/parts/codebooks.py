@@ -101,7 +101,7 @@ class Table(nn.Module):
             self.sums.lerp_(sums / len(x), 1 - self.decay)
             eps = 1e-5 / codes
             smooth = (self.shares + eps) / (1 + codes * eps)
-            used = self.shares[:, None] > eps
+            used = self.shares[:, None] > 100 * eps  # below, smoothing would pull towards 0
             self.weight.copy_(
                 self._scaled(torch.where(used, self.sums / smooth[:, None], self.weight))
             )
