@@ -161,6 +161,8 @@ class Codebook(Grid):
     @torch.no_grad()
     def update(self, h: Tensor) -> None:
         """Let the codebooks follow what fell to them."""
+        if self.tables[0].still:
+            return
         for table, (rest, index) in zip(self.tables, self.levels(h), strict=True):
             table.follow(rest, index)
 
