@@ -98,6 +98,7 @@ REFUSED = {
     "LinearAutoencoder": MLP_ONLY,
     "ContractiveAutoencoder": {"batch_norm"},
     "VampPriorVAE": {"batch_norm"},
+    "HierarchicalVQVAE": {"tied"},  # the decoder reads more than the encoder's last layer gives
 }
 
 

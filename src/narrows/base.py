@@ -243,7 +243,8 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
             )
         with seeded(seed, self._device()) as fixed:
             if density or prior is None:
-                codes = self._unpacked(self._fitted_density().sample(n, fixed))
+                kept = torch.as_tensor(self._fitted_density().sample(n, fixed))
+                codes = self._unpacked(kept)
             else:
                 codes = prior.sample(n)
             return self.modality_.decode(self._decode(codes, noise))

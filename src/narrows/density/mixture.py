@@ -4,11 +4,9 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
-from torch import Tensor
 
 __all__ = ["Mixture"]
 
@@ -48,10 +46,10 @@ class Mixture:
             model.fit(np.repeat(codes, 2, 0) if n == 1 else codes.astype(np.float64))
         return cls(model.weights_, model.means_, np.linalg.cholesky(model.covariances_))
 
-    def sample(self, n: int, seed: int) -> Tensor:
-        """Draw n codes, ``(n, units)``."""
+    def sample(self, n: int, seed: int) -> Codes:
+        """Draw n codes."""
         rng = np.random.default_rng(seed)
         component = rng.choice(len(self.weights), size=n, p=self.weights / self.weights.sum())
         noise = rng.standard_normal((n, self.means.shape[1]))
         codes = self.means[component] + np.einsum("nij,nj->ni", self.roots[component], noise)
-        return torch.from_numpy(codes.astype(np.float32))
+        return np.asarray(codes, dtype=np.float32)

@@ -51,6 +51,10 @@ class Table(nn.Module):
             again from a random vector of the batch; 0 for never.
         kmeans: start at the centres of the first samples' vectors instead of random numbers.
         unit: keep the vectors at length 1.
+
+    Attributes:
+        learned: whether a gradient moves the vectors.
+        still: whether nothing else does.
     """
 
     shares: Tensor
@@ -70,6 +74,7 @@ class Table(nn.Module):
         super().__init__()
         self.decay, self.restart, self.kmeans, self.unit = decay, restart, kmeans, unit
         self.learned = update == "gradient"
+        self.still = self.learned and not restart
         vectors = self._scaled(torch.randn(codes, dim) * dim**-0.5)
         if self.learned:
             self.weight: Tensor = nn.Parameter(vectors)
@@ -101,7 +106,7 @@ class Table(nn.Module):
             self.sums.lerp_(sums / len(x), 1 - self.decay)
             eps = 1e-5 / codes
             smooth = (self.shares + eps) / (1 + codes * eps)
-            used = self.shares[:, None] > eps
+            used = self.shares[:, None] > 100 * eps  # below, smoothing would pull towards 0
             self.weight.copy_(
                 self._scaled(torch.where(used, self.sums / smooth[:, None], self.weight))
             )
@@ -133,7 +138,7 @@ class LinearTable(Table):
     def __init__(self, dim: int, codes: int) -> None:
         super().__init__(dim, codes)
         self.weight.normal_()
-        self.map, self.learned = nn.Linear(dim, dim), True
+        self.map, self.learned, self.still = nn.Linear(dim, dim), True, True
         del self.shares, self.sums
 
     def vectors(self) -> Tensor:
@@ -149,9 +154,6 @@ class LinearTable(Table):
         values, axes = torch.linalg.eigh(centred.t() @ centred / len(x))
         self.map.weight.copy_(axes @ (values.clamp(min=1e-6).sqrt().diag() @ axes.t()))
         self.map.bias.copy_(x.mean(0))
-
-    def follow(self, x: Tensor, index: Tensor) -> None:
-        """Leave all to the loss."""
 
 
 def choose(table: Table, x: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

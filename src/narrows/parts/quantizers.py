@@ -20,6 +20,11 @@ SEEN = 16
 """Vectors for each code that k-means looks at."""
 
 
+def exact(h: Tensor) -> Tensor:
+    """Return h in single precision at least: in less, nearest vectors are mistaken."""
+    return h.to(torch.promote_types(h.dtype, torch.float32))
+
+
 class Grid(Latent):
     """Base of codes that are a grid of vectors, each replaced by one of a finite set.
 
@@ -48,8 +53,7 @@ class Grid(Latent):
 
     def rows(self, h: Tensor) -> Tensor:
         """Return the vectors of a map as rows, ``(batch * places, dim)``."""
-        exact = h.to(torch.promote_types(h.dtype, torch.float32))
-        return exact.flatten(2).transpose(1, 2).reshape(-1, h.shape[1])
+        return exact(h).flatten(2).transpose(1, 2).reshape(-1, h.shape[1])
 
     def as_map(self, rows: Tensor, grid: tuple[int, ...] | None = None) -> Tensor:
         """Return rows as a map of this grid, or of the code's."""
@@ -157,6 +161,8 @@ class Codebook(Grid):
     @torch.no_grad()
     def update(self, h: Tensor) -> None:
         """Let the codebooks follow what fell to them."""
+        if self.tables[0].still:
+            return
         for table, (rest, index) in zip(self.tables, self.levels(h), strict=True):
             table.follow(rest, index)
 
@@ -250,7 +256,7 @@ class Hierarchical(Codebook):
 
     def start(self, h: Tensor) -> None:
         """Place the coarse codebook first, then the fine one."""
-        self.tables[0].start(self.inputs(self.down(h)))
+        self.tables[0].start(self.inputs(self.down(exact(h))))
         self.tables[1].start(self.fine_inputs(h, self.coarse_level(h)[0]))
 
     @torch.no_grad()
@@ -262,7 +268,7 @@ class Hierarchical(Codebook):
 
     def coarse_level(self, h: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor], Charges]:
         """Return the coarse code as the fine places see it, its rows and indices, its cost."""
-        x = self.inputs(self.down(h))
+        x = self.inputs(self.down(exact(h)))
         index, e, paid = choose(self.tables[0], x)
         return self.spread(x + (e - x).detach()), (x, index), paid
 
@@ -273,7 +279,7 @@ class Hierarchical(Codebook):
 
     def fine_inputs(self, h: Tensor, below: Tensor) -> Tensor:
         """Return the rows that are looked up in the fine codebook."""
-        return self.inputs(self.mixed(torch.cat([h, below], 1)))
+        return self.inputs(self.mixed(torch.cat([exact(h), below], 1)))
 
 
 @latent
