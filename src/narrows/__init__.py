@@ -6,27 +6,37 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from narrows.base import MODELS, BaseAutoencoder, load, register
     from narrows.models import (
+        DIPVAE,
         VAE,
         Autoencoder,
+        BetaTCVAE,
         ComposedAutoencoder,
         ContractiveAutoencoder,
         DenoisingAutoencoder,
+        InfoVAE,
         LinearAutoencoder,
+        RegularizedAutoencoder,
         SparseAutoencoder,
+        WassersteinAutoencoder,
     )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DIPVAE",
     "MODELS",
     "VAE",
     "Autoencoder",
     "BaseAutoencoder",
+    "BetaTCVAE",
     "ComposedAutoencoder",
     "ContractiveAutoencoder",
     "DenoisingAutoencoder",
+    "InfoVAE",
     "LinearAutoencoder",
+    "RegularizedAutoencoder",
     "SparseAutoencoder",
+    "WassersteinAutoencoder",
     "load",
     "register",
 ]

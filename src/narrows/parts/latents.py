@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from narrows.errors import ParameterError, nearest
 from narrows.parts.networks import ACTIVATIONS
 
-__all__ = ["LATENTS", "DiagonalGaussian", "Distribution", "Gaussian", "Latent", "Point", "latent"]
+__all__ = [
+    "LATENTS",
+    "DiagonalGaussian",
+    "Distribution",
+    "Gaussian",
+    "Latent",
+    "Matched",
+    "Point",
+    "latent",
+]
 
 Charges = dict[str, Tensor]
 L = TypeVar("L", bound=type["Latent"])
@@ -135,6 +144,26 @@ class Point(Latent):
         """Return activation(h)."""
         z: Tensor = self.activation(h)
         return z
+
+
+@latent
+class Matched(Point):
+    """A deterministic code that the objective matches to a standard normal prior."""
+
+    origin: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.register_buffer("origin", torch.zeros(1, dim), persistent=False)
+
+    def prior(self) -> DiagonalGaussian:
+        """Return N(0, I), ``(1, dim)``."""
+        return DiagonalGaussian(self.origin, self.origin)
+
+    def noise(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Return one draw of nothing: a code without noise is scored once."""
+        del n, generator
+        return torch.zeros(1, *self.code_shape)
 
 
 @latent
