@@ -99,8 +99,8 @@ class DIPVAE(VAE):
     """
 
     version: Literal["I", "II"] = "II"
-    off_diagonal: NonNegative = 10.0
-    diagonal: NonNegative = 10.0
+    off_diagonal: NonNegative = 3.0
+    diagonal: NonNegative = 3.0
 
     def objective(self, step: Step) -> Terms:
         """Add the prices of the covariances and of the variances."""
@@ -135,7 +135,7 @@ class InfoVAE(VAE):
     """
 
     alpha: Annotated[float, Le(1)] = 0.5
-    lam: NonNegative = 100.0
+    lam: NonNegative = 20.0
     kernel: Annotated[str, OneOf(KERNELS)] = "imq"
 
     def build(self, modality: Modality) -> Net:
