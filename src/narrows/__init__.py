@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from narrows.base import MODELS, BaseAutoencoder, load, register
     from narrows.models import (
+        DIPVAE,
         FSQVAE,
-        IWAE,
         VAE,
         VQVAE,
         Autoencoder,
+        BetaTCVAE,
         BinaryAutoencoder,
         CategoricalVAE,
         ComposedAutoencoder,
@@ -18,24 +19,28 @@ if TYPE_CHECKING:
         DenoisingAutoencoder,
         FlowVAE,
         HierarchicalVQVAE,
+        InfoVAE,
         LinearAutoencoder,
+        RegularizedAutoencoder,
         ResidualVQVAE,
         SimVQ,
         SparseAutoencoder,
         SphericalVAE,
         VampPriorVAE,
+        WassersteinAutoencoder,
     )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DIPVAE",
     "FSQVAE",
-    "IWAE",
     "MODELS",
     "VAE",
     "VQVAE",
     "Autoencoder",
     "BaseAutoencoder",
+    "BetaTCVAE",
     "BinaryAutoencoder",
     "CategoricalVAE",
     "ComposedAutoencoder",
@@ -43,12 +48,15 @@ __all__ = [
     "DenoisingAutoencoder",
     "FlowVAE",
     "HierarchicalVQVAE",
+    "InfoVAE",
     "LinearAutoencoder",
+    "RegularizedAutoencoder",
     "ResidualVQVAE",
     "SimVQ",
     "SparseAutoencoder",
     "SphericalVAE",
     "VampPriorVAE",
+    "WassersteinAutoencoder",
     "load",
     "register",
 ]

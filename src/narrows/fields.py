@@ -96,6 +96,20 @@ class Parameters(BaseEstimator):  # type: ignore[misc]
         """
         self.fields()
 
+    def refuse_set(self, names: Iterable[str], reason: str) -> None:
+        """Refuse fields that were set, and could not act.
+
+        Raises:
+            ParameterError: with the field and the reason, "has no effect with ...".
+        """
+        defaults, values = self.defaults(), self.fields()
+        for name in names:
+            if values[name] != defaults[name]:
+                raise ParameterError(
+                    f"The '{name}' parameter of {type(self).__name__} {reason}. Leave it at "
+                    f"{defaults[name]!r}."
+                )
+
     def fields(self) -> dict[str, Any]:
         """Return the checked values of all fields as plain Python, without changing them."""
         return {name: self._checked(name) for name in type(self).annotations()}

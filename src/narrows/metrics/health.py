@@ -173,7 +173,8 @@ def _course(history: Sequence[dict[str, float]]) -> list[Finding]:
         findings.append(Finding("underfitting", "notice", text, "More epochs would improve it."))
     if len(held):
         rise, gap = held[-1] / held.min() - 1, held[-1] / max(train[-1], 1e-12)
-        if rise > 0.1:
+        fell = train[-1] < train[held.argmin()]  # a rising price of the code raises both errors
+        if rise > 0.1 and fell:
             text = (
                 f"Overfitting: the held-out error rose by {rise:.0%} after its best at epoch "
                 f"{int(held.argmin()) + 1}."

@@ -1,6 +1,5 @@
 """Named models: presets over the shared parts, one file a family."""
 
-from narrows.models.bounds import IWAE
 from narrows.models.composed import ComposedAutoencoder
 from narrows.models.discrete import (
     FSQVAE,
@@ -11,18 +10,25 @@ from narrows.models.discrete import (
     ResidualVQVAE,
     SimVQ,
 )
+from narrows.models.disentangled import DIPVAE, BetaTCVAE, InfoVAE
 from narrows.models.plain import Autoencoder, DenoisingAutoencoder, LinearAutoencoder
 from narrows.models.priors import FlowVAE, VampPriorVAE
-from narrows.models.regularized import ContractiveAutoencoder, SparseAutoencoder
+from narrows.models.regularized import (
+    ContractiveAutoencoder,
+    RegularizedAutoencoder,
+    SparseAutoencoder,
+    WassersteinAutoencoder,
+)
 from narrows.models.spherical import SphericalVAE
 from narrows.models.variational import VAE
 
 __all__ = [
+    "DIPVAE",
     "FSQVAE",
-    "IWAE",
     "VAE",
     "VQVAE",
     "Autoencoder",
+    "BetaTCVAE",
     "BinaryAutoencoder",
     "CategoricalVAE",
     "ComposedAutoencoder",
@@ -30,10 +36,13 @@ __all__ = [
     "DenoisingAutoencoder",
     "FlowVAE",
     "HierarchicalVQVAE",
+    "InfoVAE",
     "LinearAutoencoder",
+    "RegularizedAutoencoder",
     "ResidualVQVAE",
     "SimVQ",
     "SparseAutoencoder",
     "SphericalVAE",
     "VampPriorVAE",
+    "WassersteinAutoencoder",
 ]

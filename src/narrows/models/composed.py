@@ -63,7 +63,7 @@ class ComposedAutoencoder(BaseAutoencoder):
     def build(self, modality: Modality) -> Net:
         """Refuse an encoder that mixes samples where a Jacobian is asked for."""
         net = super().build(modality)
-        if {"jacobian", "jacobian_exact"} & set(self.penalties or {}):
+        if {"decoder_jacobian", "jacobian", "jacobian_exact"} & set(self.penalties or {}):
             refuse_mixing(net)
         return net
 

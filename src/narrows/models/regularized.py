@@ -3,15 +3,34 @@
 from typing import Annotated, Literal
 
 from annotated_types import Gt, Lt
+from torch import randn_like
 
+from narrows.base import BaseAutoencoder
 from narrows.data.modalities import Modality
 from narrows.errors import ParameterError
-from narrows.fields import NonNegative
+from narrows.fields import NonNegative, OneOf
 from narrows.models.plain import Autoencoder
-from narrows.net import Net, Step, Terms
-from narrows.parts.penalties import jacobian, jacobian_exact, kl_sparsity, l1, refuse_mixing
+from narrows.net import Net, Running, Step, Terms
+from narrows.parts.divergences import KERNELS, mmd
+from narrows.parts.latents import Matched
+from narrows.parts.penalties import (
+    decoder_jacobian,
+    jacobian,
+    jacobian_exact,
+    kl_sparsity,
+    l1,
+    l2,
+    refuse_mixing,
+    weights,
+)
+from narrows.parts.spectral import Spectral, bound_layers
 
-__all__ = ["ContractiveAutoencoder", "SparseAutoencoder"]
+__all__ = [
+    "ContractiveAutoencoder",
+    "RegularizedAutoencoder",
+    "SparseAutoencoder",
+    "WassersteinAutoencoder",
+]
 
 
 class SparseAutoencoder(Autoencoder):
@@ -91,3 +110,108 @@ class ContractiveAutoencoder(Autoencoder):
         """Add the norm of the Jacobian."""
         norm = (jacobian_exact if self.jacobian == "exact" else jacobian)(self.net_, step)
         return super().objective(step) | {"jacobian": self.contraction * norm}
+
+
+class RegularizedAutoencoder(Autoencoder):
+    """A small code and a smooth decoder; new samples come from a mixture fitted to the codes.
+
+    -log p(x | z) + code_penalty * ½||z||² + decoder_penalty * R, with R by `regularizer`:
+
+    - "l2": ½ the sum of the decoder's squared weights (RAE-L2).
+    - "gradient_penalty": ½||dE[x | z]/dz||²_F at the code, estimated without bias (RAE-GP).
+    - "spectral_norm": nothing; each layer of the decoder is divided by its weight's largest
+      singular value, by one power iteration a step (RAE-SN).
+
+    Args:
+        regularizer: what keeps the decoder smooth.
+        code_penalty: weight of the codes' squared length.
+        decoder_penalty: weight of what `regularizer` charges.
+
+    References:
+        From Variational to Deterministic Autoencoders (Ghosh et al., 2020),
+        https://arxiv.org/abs/1903.12436
+
+    >>> from narrows import RegularizedAutoencoder
+    >>> from sklearn.datasets import load_iris
+    >>> model = RegularizedAutoencoder(latent_dim=2, epochs=20).fit(load_iris().data)
+    >>> model.sample(3).shape
+    (3, 4)
+    """
+
+    regularizer: Literal["l2", "gradient_penalty", "spectral_norm"] = "l2"
+    code_penalty: NonNegative = 0.01
+    decoder_penalty: NonNegative = 0.1
+    weight_decay: NonNegative = 0.0
+
+    def build(self, modality: Modality) -> Net:
+        """Return a net whose decoder can be held smooth in the way asked for."""
+        if self.regularizer != "gradient_penalty":
+            why = f"leaves no weight to the decoder that regularizer='{self.regularizer}' could "
+            self.refuse_set(["tied"], why + "hold")
+        net = super().build(modality)
+        if self.regularizer == "gradient_penalty":
+            refuse_mixing(net)
+        if self.regularizer == "spectral_norm":
+            self.refuse_set(["decoder_penalty"], "has no effect with regularizer='spectral_norm'")
+            net.spectral = _SpectralNorms(bound_layers(net.decoder))
+        return net
+
+    def objective(self, step: Step) -> Terms:
+        """Add the prices of the code and of the decoder."""
+        terms = super().objective(step) | {"code": self.code_penalty * l2(self.net_, step)}
+        if self.regularizer == "l2":
+            terms["decoder"] = self.decoder_penalty * 0.5 * weights(self.net_.decoder)
+        elif self.regularizer == "gradient_penalty":
+            norm = decoder_jacobian(self.net_, step)
+            terms["decoder"] = self.decoder_penalty * 0.5 * norm
+        return terms
+
+
+class WassersteinAutoencoder(BaseAutoencoder):
+    """A deterministic code whose distribution over all samples is matched to a normal prior.
+
+    -log p(x | z) + matching * MMD²(q(z), N(0, I)) with z = f(x)
+
+    The squared maximum mean discrepancy of the batch's codes from as many draws of the prior is
+    estimated without bias, its kernel summed over seven bandwidths (WAE-MMD). It is as noisy as
+    the batch is small.
+
+    Args:
+        matching: weight of the discrepancy; λ in the paper.
+        kernel: of the discrepancy; "imq" pulls far codes in where "rbf" no longer feels them.
+
+    References:
+        Wasserstein Auto-Encoders (Tolstikhin et al., 2018), https://arxiv.org/abs/1711.01558
+
+    >>> from narrows import WassersteinAutoencoder
+    >>> from sklearn.datasets import load_iris
+    >>> model = WassersteinAutoencoder(latent_dim=2, epochs=20).fit(load_iris().data)
+    >>> model.sample(3).shape
+    (3, 4)
+    """
+
+    matching: NonNegative = 100.0
+    kernel: Annotated[str, OneOf(KERNELS)] = "imq"
+
+    def latent(self) -> Matched:
+        """Return a point code with a prior to draw from."""
+        return Matched(self.latent_dim)
+
+    def objective(self, step: Step) -> Terms:
+        """Add the discrepancy from the prior."""
+        gap = mmd(step.z, randn_like(step.z), self.kernel)
+        return super().objective(step) | {"mmd": self.matching * gap}
+
+
+class _SpectralNorms(Running):
+    """Lets the decoder's singular vectors follow its weights."""
+
+    def __init__(self, layers: list[Spectral]) -> None:
+        super().__init__()
+        self._layers = tuple(layers)  # in a tuple: the decoder has them already
+
+    def follow(self, step: Step) -> None:
+        """Make one power iteration a layer."""
+        del step
+        for layer in self._layers:
+            layer.iterate()

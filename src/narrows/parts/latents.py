@@ -17,6 +17,7 @@ __all__ = [
     "Distribution",
     "Gaussian",
     "Latent",
+    "Matched",
     "Point",
     "Posterior",
     "SampledKL",
@@ -207,6 +208,26 @@ class Point(Latent):
         """Return activation(h)."""
         z: Tensor = self.activation(h)
         return z
+
+
+@latent
+class Matched(Point):
+    """A deterministic code that the objective matches to a standard normal prior."""
+
+    origin: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.register_buffer("origin", torch.zeros(1, dim), persistent=False)
+
+    def prior(self) -> DiagonalGaussian:
+        """Return N(0, I), ``(1, dim)``."""
+        return DiagonalGaussian(self.origin, self.origin)
+
+    def noise(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Return one draw of nothing: a code without noise is scored once."""
+        del n, generator
+        return torch.zeros(1, *self.code_shape)
 
 
 @latent

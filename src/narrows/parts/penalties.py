@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from narrows.errors import ParameterError
+from narrows.parts import divergences
 
 if TYPE_CHECKING:
     from narrows.net import Net, Step
@@ -14,13 +15,16 @@ if TYPE_CHECKING:
 __all__ = [
     "PENALTIES",
     "Penalty",
+    "decoder_jacobian",
     "jacobian",
     "jacobian_exact",
     "kl_sparsity",
     "l1",
     "l2",
+    "mmd",
     "penalty",
     "refuse_mixing",
+    "weights",
 ]
 
 Penalty = Callable[["Net", "Step"], Tensor]
@@ -54,6 +58,12 @@ def kl_sparsity(z: Tensor, rho: float) -> Tensor:
     active = target * (target.log() - mean.log())
     silent = (1 - target) * ((1 - target).log() - (1 - mean).log())
     return (active + silent).sum()
+
+
+def weights(module: nn.Module) -> Tensor:
+    """Return the sum of a module's squared weights, 0-d; vectors (biases, norms) are free."""
+    squares = [p.square().sum() for p in module.parameters() if p.ndim > 1]
+    return torch.stack(squares).sum()
 
 
 def refuse_mixing(net: "Net") -> None:
@@ -95,3 +105,19 @@ def jacobian_exact(net: "Net", step: "Step") -> Tensor:
         (row,) = pullback(unit.expand_as(z).reshape(step.z.shape))
         total = total + row.flatten(1).square().sum(1)
     return total
+
+
+@penalty
+def decoder_jacobian(net: "Net", step: "Step") -> Tensor:
+    """Return Hutchinson's unbiased estimate of ||dE[x | z]/dz||²_F by one probe, ``(batch,)``."""
+    probe = torch.randn_like(step.z)
+    product: Tensor = torch.func.jvp(net.decode, (step.z,), (probe,))[1]
+    return product.flatten(1).square().sum(1)
+
+
+@penalty
+def mmd(net: "Net", step: "Step") -> Tensor:
+    """Return the squared discrepancy of the codes from N(0, I), 0-d (Tolstikhin et al., 2018)."""
+    del net
+    codes = step.z.flatten(1)
+    return divergences.mmd(codes, torch.randn_like(codes))

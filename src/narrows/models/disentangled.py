@@ -1,0 +1,168 @@
+"""Variational autoencoders that shape the aggregate posterior, so that units stay apart."""
+
+from typing import Annotated, Literal
+
+from annotated_types import Le
+from torch import Tensor, randn_like, zeros_like
+
+from narrows.data.modalities import Modality
+from narrows.data.sources import InMemory
+from narrows.errors import ParameterError
+from narrows.fields import NonNegative, OneOf
+from narrows.models.variational import VAE
+from narrows.net import Net, Step, Terms
+from narrows.parts.divergences import KERNELS, aggregate, mmd, moments
+from narrows.parts.latents import DiagonalGaussian
+
+__all__ = ["DIPVAE", "BetaTCVAE", "InfoVAE"]
+
+
+class BetaTCVAE(VAE):
+    """VAE that charges the total correlation between its units more than the rest of the KL.
+
+    E[-log p(x | z)] + s(t) * (alpha * I(x; z) + beta * KL(q(z) || prod_k q(z_k))
+    + gamma * sum_k KL(q(z_k) || p(z_k)))
+
+    The three parts, mutual information, total correlation and dimension-wise KL, sum to the KL.
+    They are estimated at one draw from each posterior, with q(z) from the batch.
+
+    Args:
+        alpha: weight of the mutual information of x and z.
+        beta: weight of the total correlation.
+        gamma: weight of the dimension-wise KL.
+        sampling: how the batch stands for the data set: "stratified" estimates q(z) without bias,
+            "weighted" is minibatch-weighted sampling, which overstates the total correlation by
+            up to (dim - 1) log(samples); its gradient differs little.
+
+    References:
+        Isolating Sources of Disentanglement in Variational Autoencoders (Chen et al., 2018),
+        https://arxiv.org/abs/1802.04942
+
+    >>> from narrows import BetaTCVAE
+    >>> from sklearn.datasets import load_iris
+    >>> model = BetaTCVAE(latent_dim=2, epochs=20).fit(load_iris().data)
+    >>> sorted(model.history_[0])[:4]
+    ['dimension_kl', 'epoch', 'learning_rate', 'loss']
+    """
+
+    alpha: NonNegative = 1.0
+    beta: NonNegative = 6.0
+    gamma: NonNegative = 1.0
+    sampling: Literal["stratified", "weighted"] = "stratified"
+
+    def build(self, modality: Modality) -> Net:
+        """Refuse other prices of the whole KL."""
+        names = ["capacity", "free_bits", "distortion"]
+        self.refuse_set(names, "means nothing where the parts of the KL have their own weights")
+        return super().build(modality)
+
+    def prepare(self, source: InMemory) -> None:
+        """Note the size of the data set."""
+        self._size = len(source)
+
+    def objective(self, step: Step) -> Terms:
+        """Weigh the three parts of the KL."""
+        q, z = posterior(step), step.z
+        joint, product = aggregate(q, z, self._size, self.sampling == "stratified")
+        prior = DiagonalGaussian(zeros_like(z), zeros_like(z))
+        risen = self.risen(step)
+        return {
+            "nll": step.nll,
+            "mutual_information": risen * self.alpha * (q.log_prob(z) - joint),
+            "total_correlation": risen * self.beta * (joint - product),
+            "dimension_kl": risen * self.gamma * (product - prior.log_prob(z)),
+        }
+
+
+class DIPVAE(VAE):
+    """VAE whose codes pay for a covariance that is not the prior's.
+
+    -ELBO + off_diagonal * sum_{j != k} C_jk² + diagonal * sum_j (C_jj - 1)²
+
+    C is the covariance over the data of the posteriors' means (I), or of the codes, which adds
+    the mean of the posteriors' variances (II). A batch estimates it, divided by its size.
+
+    Args:
+        version: "I" or "II".
+        off_diagonal: weight of the squared covariances.
+        diagonal: weight of the squared deviations of the variances from 1; Kumar et al. take ten
+            times off_diagonal for version I, the same for II.
+
+    References:
+        Variational Inference of Disentangled Latent Concepts from Unlabeled Observations (Kumar
+        et al., 2018), https://arxiv.org/abs/1711.00848
+
+    >>> from narrows import DIPVAE
+    >>> from sklearn.datasets import load_iris
+    >>> DIPVAE(latent_dim=2, version="I", epochs=20).fit(load_iris().data).sample(3).shape
+    (3, 4)
+    """
+
+    version: Literal["I", "II"] = "II"
+    off_diagonal: NonNegative = 3.0
+    diagonal: NonNegative = 3.0
+
+    def objective(self, step: Step) -> Terms:
+        """Add the prices of the covariances and of the variances."""
+        off, own = moments(posterior(step), sampled=self.version == "II")
+        prices = {"off_diagonal": self.off_diagonal * off, "diagonal": self.diagonal * own}
+        return super().objective(step) | prices
+
+
+class InfoVAE(VAE):
+    """VAE that holds all codes together to the prior, and each one's posterior less.
+
+    E[-log p(x | z)] + (1 - alpha) * KL(q(z | x) || N(0, I)) + (alpha + lam - 1) * D(q(z), N(0, I))
+
+    D is the squared maximum mean discrepancy of the batch's codes from as many draws of the
+    prior, without bias, its kernel summed over seven bandwidths. alpha = 0 and lam = 1 make the
+    VAE, alpha = 1 the MMD-VAE. beta must stay 1: the KL's weight is 1 - alpha.
+
+    Args:
+        alpha: weight of the mutual information of x and z that the objective prefers, up to 1.
+        lam: weight of the divergence of the aggregate posterior, at least 1 - alpha; λ in the
+            paper.
+        kernel: of the discrepancy.
+
+    References:
+        InfoVAE: Balancing Learning and Inference in Variational Autoencoders (Zhao et al., 2019),
+        https://arxiv.org/abs/1706.02262
+
+    >>> from narrows import InfoVAE
+    >>> from sklearn.datasets import load_iris
+    >>> InfoVAE(latent_dim=2, epochs=20).fit(load_iris().data).sample(3).shape
+    (3, 4)
+    """
+
+    alpha: Annotated[float, Le(1)] = 0.5
+    lam: NonNegative = 20.0
+    kernel: Annotated[str, OneOf(KERNELS)] = "imq"
+
+    def build(self, modality: Modality) -> Net:
+        """Refuse a second weight of the KL, and a negative one of the divergence."""
+        self.refuse_set(["beta"], f"means nothing beside alpha={self.alpha}, which weighs the KL")
+        if self.alpha + self.lam < 1:
+            raise ParameterError(
+                f"lam must be at least 1 - alpha = {1 - self.alpha:g}, or the divergence would be "
+                f"maximised. Got lam={self.lam} instead."
+            )
+        if self.alpha == 1:
+            names = ["kl_schedule", "capacity", "free_bits"]
+            self.refuse_set(names, "has no effect with alpha=1, where the KL costs nothing")
+        return super().build(modality)
+
+    def charge(self, step: Step) -> Tensor:
+        """Weigh the KL by 1 - alpha."""
+        return (1 - self.alpha) * super().charge(step)
+
+    def objective(self, step: Step) -> Terms:
+        """Add the discrepancy from the prior."""
+        gap = mmd(step.z, randn_like(step.z), self.kernel)
+        return super().objective(step) | {"mmd": (self.alpha + self.lam - 1) * gap}
+
+
+def posterior(step: Step) -> DiagonalGaussian:
+    """Return q(z | x), which these objectives cannot do without."""
+    if step.q is None:
+        raise ParameterError("The latent must have a Gaussian posterior; a point code has none.")
+    return step.q

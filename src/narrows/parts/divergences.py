@@ -1,0 +1,125 @@
+"""Divergences of a batch of codes from a prior: MMD, total correlation, moments, free bits."""
+
+from collections.abc import Callable, Sequence
+from math import log, pi
+
+import torch
+from torch import Tensor
+
+from narrows.parts.latents import DiagonalGaussian
+
+__all__ = ["KERNELS", "SCALES", "aggregate", "floored_kl", "imq", "mmd", "moments", "rbf"]
+
+SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Bandwidths of a kernel that is a sum, relative to E||z - z'||² = 2 dim of two prior draws."""
+
+
+def rbf(square: Tensor, scale: float) -> Tensor:
+    """Return exp(-||z - z'||² / scale)."""
+    return (-square / scale).exp()
+
+
+def imq(square: Tensor, scale: float) -> Tensor:
+    """Return scale / (scale + ||z - z'||²), whose heavy tails pull far codes in too."""
+    return scale / (scale + square)
+
+
+KERNELS: dict[str, Callable[[Tensor, float], Tensor]] = {"imq": imq, "rbf": rbf}
+
+
+def mmd(
+    x: Tensor,
+    y: Tensor,
+    kernel: str = "imq",
+    scales: Sequence[float] = SCALES,
+    unbiased: bool = True,
+) -> Tensor:
+    """Return the squared maximum mean discrepancy of two samples, 0-d (Gretton et al., 2012).
+
+    mean k(x, x') + mean k(y, y') - 2 mean k(x, y), with k summed over bandwidths of 2 dim times
+    `scales`, as in Tolstikhin et al. (2018).
+
+    Args:
+        x: codes ``(n, dim)``.
+        y: codes ``(m, dim)``.
+        kernel: one of `KERNELS`.
+        scales: bandwidths, relative to twice the dimension.
+        unbiased: leave out the pairs of a sample with itself (eq. 3; it may be negative); else
+            keep them (eq. 5; zero for equal samples, and never negative).
+    """
+    n, function, width = len(x), KERNELS[kernel], 2.0 * x.shape[1]
+    square = _square_distances(torch.cat([x, y]))
+    similar = sum((function(square, width * scale) for scale in scales), torch.zeros_like(square))
+
+    def within(block: Tensor) -> Tensor:
+        if not unbiased:
+            return block.mean()
+        return (block.sum() - block.diagonal().sum()) / max(1, len(block) * (len(block) - 1))
+
+    return within(similar[:n, :n]) + within(similar[n:, n:]) - 2 * similar[:n, n:].mean()
+
+
+def aggregate(
+    q: DiagonalGaussian, z: Tensor, size: int, stratified: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Estimate log q(z) and log prod_k q(z_k) of the aggregate posterior, ``(batch,)`` each.
+
+    q(z) = mean over the data set of q(z | x_n), from the posteriors of one batch (Chen et al.,
+    2018, appendix C). Each z_i was drawn from its own q(z | x_i).
+
+    Args:
+        q: posteriors of the batch.
+        z: one draw from each, ``(batch, dim)``.
+        size: samples in the data set.
+        stratified: own posterior 1 / size, every other one (size - 1) / (size * (batch - 1)):
+            unbiased for q(z), exact where the batch is the data set, and the mean of Chen's
+            estimator over the orders of the batch. Else minibatch-weighted: 1 / (size * batch)
+            for all, a lower bound in expectation.
+    """
+    batch = len(z)
+    if stratified:
+        other = log(max(size - 1, 1) / (size * max(batch - 1, 1)))
+        own = torch.eye(batch, dtype=z.dtype, device=z.device)
+        weight = other + own * (-log(size) - other)
+    else:
+        weight = torch.full((batch, batch), -log(size * batch), dtype=z.dtype, device=z.device)
+    joint, product = weight, torch.zeros_like(z[:, 0])
+    for unit, mean, logvar in zip(z.unbind(1), q.mean.unbind(1), q.logvar.unbind(1), strict=True):
+        square = (unit[:, None] - mean).square() * (-logvar).exp()
+        density = -0.5 * (square + logvar + log(2 * pi))  # (draw, posterior)
+        joint = joint + density
+        product = product + (weight + density).logsumexp(1)
+    return joint.logsumexp(1), product
+
+
+def moments(q: DiagonalGaussian, sampled: bool) -> tuple[Tensor, Tensor]:
+    """Return sum_{j != k} C_jk² and sum_j (C_jj - 1)², 0-d each (Kumar et al., 2018, eq. 6, 7).
+
+    C is the covariance over the batch of the posteriors' means, or with `sampled` of the codes
+    drawn from them, which adds the mean of their variances.
+    """
+    centred = q.mean - q.mean.mean(0)
+    covariance = centred.T @ centred / len(centred)
+    if sampled:
+        covariance = covariance + q.logvar.exp().mean(0).diag()
+    diagonal = covariance.diagonal()
+    off = covariance - diagonal.diag()
+    return off.square().sum(), (diagonal - 1).square().sum()
+
+
+def floored_kl(kl: Tensor, floor: float, weight: Tensor | None = None) -> Tensor:
+    """Return sum_j max(floor, mean_i KL_ij), 0-d: free bits (Kingma et al., 2016, eq. 15).
+
+    Args:
+        kl: of each unit in nats, ``(batch, dim)``.
+        floor: nats that each unit may carry for nothing.
+        weight: how much each sample counts, ``(batch,)`` with a mean of one over the data.
+    """
+    counted = kl if weight is None else kl * weight[:, None]
+    return counted.mean(0).clamp(min=floor).sum()
+
+
+def _square_distances(z: Tensor) -> Tensor:
+    z = z - z.mean(0)  # rounding grows with the distance from the origin
+    square = z.square().sum(1)
+    return (square[:, None] + square - 2 * z @ z.T).clamp(min=0)
