@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from narrows.models import (
         DIPVAE,
         FSQVAE,
+        IWAE,
         VAE,
         VQVAE,
         Autoencoder,
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DIPVAE",
     "FSQVAE",
+    "IWAE",
     "MODELS",
     "VAE",
     "VQVAE",

@@ -1,5 +1,6 @@
 """Named models: presets over the shared parts, one file a family."""
 
+from narrows.models.bounds import IWAE
 from narrows.models.composed import ComposedAutoencoder
 from narrows.models.discrete import (
     FSQVAE,
@@ -25,6 +26,7 @@ from narrows.models.variational import VAE
 __all__ = [
     "DIPVAE",
     "FSQVAE",
+    "IWAE",
     "VAE",
     "VQVAE",
     "Autoencoder",

@@ -163,6 +163,6 @@ class InfoVAE(VAE):
 
 def posterior(step: Step) -> DiagonalGaussian:
     """Return q(z | x), which these objectives cannot do without."""
-    if step.q is None:
-        raise ParameterError("The latent must have a Gaussian posterior; a point code has none.")
+    if not isinstance(step.q, DiagonalGaussian):
+        raise ParameterError("The latent must have a Gaussian posterior; this code has none.")
     return step.q
