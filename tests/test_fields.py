@@ -49,8 +49,10 @@ CHANGES = {
     "rho": (0.2, {"code_activation": "sigmoid"}),
     "contraction": (5.0, {}),
     "jacobian": ("exact", {}),
+    "alpha": (5.0, {}),
     "beta": (5.0, {}),
     "code": ("gaussian", {}),
+    "condition": (("pixel",), {}),  # columns of a data frame
     "code_options": ({"activation": "tanh"}, {"code": "point"}),
     "charges": ({"kl": 0.1}, {"code": "gaussian"}),
     "penalties": ({"l1": 3.0}, {}),
@@ -76,6 +78,7 @@ MLP_ONLY = {
 REFUSED = {
     "LinearAutoencoder": MLP_ONLY,
     "ContractiveAutoencoder": {"batch_norm"},
+    "ConditionalVAE": {"condition", "tied"},
 }
 
 
@@ -90,7 +93,7 @@ def _result(cls, text):
     X = load_digits().data[:64].astype(np.float32)
     if options.get("modality") == "image":
         X = X.reshape(-1, 8, 8)
-    model = cls(**BASE | options).fit(X)
+    model = cls(**BASE | options).fit(X, load_digits().target[:64])
     history = [{**row, "seconds": 0} for row in model.history_]
     return history, model.transform(X).tobytes(), model.score_samples(X).tobytes()
 

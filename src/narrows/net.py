@@ -99,6 +99,21 @@ class Net(nn.Module):
         """Return the deterministic code, ``(batch, *code_shape)``."""
         return self.latent.mean(self.encode(batch)[0])
 
+    def look(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Return the deterministic codes and each unit's KL, both flat; None for point codes."""
+        h, _ = self.encode(batch)
+        q = self.latent.posterior(h)
+        return self.latent.mean(h).flatten(1), None if q is None else q.kl()
+
+    def condition(self, batch: Batch) -> Tensor | None:
+        """Return each sample's condition, guessed where it is unknown; None without any."""
+        return batch.condition
+
+    def place(self, batch: Batch) -> Tensor:
+        """Return what a sample is decoded from: its flat code, and its condition if any."""
+        code, condition = self.code(batch).flatten(1), self.condition(batch)
+        return code if condition is None else torch.cat([code, condition], 1)
+
     def encoding(self, step: Step) -> Callable[[Tensor], Tensor]:
         """Return x -> deterministic code for the step's batch, to be differentiated."""
         return lambda x: self.code(replace(step.batch, x=x))
@@ -118,7 +133,10 @@ class Net(nn.Module):
         h, context = self.encode(batch)
         draws = [None] if noise is None or self.latent.prior() is None else noise.split(1)
         steps = (self.complete(batch, h, context, draw) for draw in draws)
-        bounds = [-step.nll - step.charges.get("kl", torch.zeros(())) for step in steps]
+        bounds = [
+            -step.nll - sum(cost for name, cost in step.charges.items() if name.startswith("kl"))
+            for step in steps
+        ]
         return torch.stack(bounds).mean(0)
 
     @torch.no_grad()

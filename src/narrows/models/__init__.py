@@ -1,6 +1,7 @@
 """Named models: presets over the shared parts, one file a family."""
 
 from narrows.models.composed import ComposedAutoencoder
+from narrows.models.conditional import ConditionalVAE
 from narrows.models.plain import Autoencoder, DenoisingAutoencoder, LinearAutoencoder
 from narrows.models.regularized import ContractiveAutoencoder, SparseAutoencoder
 from narrows.models.variational import VAE
@@ -9,6 +10,7 @@ __all__ = [
     "VAE",
     "Autoencoder",
     "ComposedAutoencoder",
+    "ConditionalVAE",
     "ContractiveAutoencoder",
     "DenoisingAutoencoder",
     "LinearAutoencoder",

@@ -83,7 +83,8 @@ class Latent(nn.Module):
         """Return the code z and its named charges, each ``(batch,)`` or 0-d.
 
         The code is drawn in training and where `noise` is given; otherwise it is the mean.
-        A charge named "kl" belongs to the bound on log p(x); the others only regularise.
+        A charge whose name starts with "kl" belongs to the bound on log p(x); the others only
+        regularise.
         """
         raise NotImplementedError
 
