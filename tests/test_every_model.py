@@ -226,7 +226,7 @@ def test_answers_are_finite_and_of_the_right_shape(case):
     model, X, found = fitted(case), data(case), expected(case)
     for name in found:
         assert np.isfinite(found[name]).all(), name
-    assert found["transform"].shape == (len(X), 3)
+    assert found["transform"].shape == (len(X), np.prod(model.net_.latent.code_shape))
     assert found["reconstruct"].shape == found["inverse_transform"].shape == X.shape
     assert found["score_samples"].shape == (len(X),)
     assert found["sample"].shape == found["noisy"].shape == (5, *X.shape[1:])

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         ConditionalVAE,
         ContractiveAutoencoder,
         DenoisingAutoencoder,
+        HierarchicalVAE,
         LinearAutoencoder,
         SparseAutoencoder,
     )
@@ -27,6 +28,7 @@ __all__ = [
     "ConditionalVAE",
     "ContractiveAutoencoder",
     "DenoisingAutoencoder",
+    "HierarchicalVAE",
     "LinearAutoencoder",
     "SparseAutoencoder",
     "load",

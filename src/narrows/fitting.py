@@ -20,7 +20,7 @@ from narrows.fields import UnknownParameterError
 from narrows.net import Net
 from narrows.parts.conditions import ConditionedDecoder, ConditionedEncoder
 from narrows.parts.likelihoods import LIKELIHOODS, Likelihood
-from narrows.parts.networks import ARCHITECTURES, Sizes
+from narrows.parts.networks import ARCHITECTURES, FirstUnits, Sizes
 
 if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
@@ -204,14 +204,15 @@ def assemble(model: "BaseAutoencoder", modality: Modality) -> Net:
     )
     channels, *rest = modality.shape
     out = (channels * likelihood.channels, *rest)
-    if modality.condition is None:
-        sizes = Sizes(modality.shape, latent.width, latent.code_shape, out)
-        encoder, decoder = networks(model, modality, sizes)
-        return Net(encoder, latent, decoder, likelihood)
-    more, (units, *grid) = modality.condition.width, latent.code_shape
+    more = 0 if modality.condition is None else modality.condition.width
+    units, *grid = latent.decoded_shape or latent.code_shape
     sizes = Sizes((channels + more, *rest), latent.width, (units + more, *grid), out)
     encoder, decoder = networks(model, modality, sizes)
-    return Net(ConditionedEncoder(encoder), latent, ConditionedDecoder(decoder), likelihood)
+    if modality.condition is not None:
+        encoder, decoder = ConditionedEncoder(encoder), ConditionedDecoder(decoder)
+    if units < latent.code_shape[0]:
+        decoder = FirstUnits(decoder, units)
+    return Net(encoder, latent, decoder, likelihood)
 
 
 def networks(

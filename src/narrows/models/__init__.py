@@ -2,6 +2,7 @@
 
 from narrows.models.composed import ComposedAutoencoder
 from narrows.models.conditional import ConditionalVAE
+from narrows.models.hierarchical import HierarchicalVAE
 from narrows.models.plain import Autoencoder, DenoisingAutoencoder, LinearAutoencoder
 from narrows.models.regularized import ContractiveAutoencoder, SparseAutoencoder
 from narrows.models.variational import VAE
@@ -13,6 +14,7 @@ __all__ = [
     "ConditionalVAE",
     "ContractiveAutoencoder",
     "DenoisingAutoencoder",
+    "HierarchicalVAE",
     "LinearAutoencoder",
     "SparseAutoencoder",
 ]

@@ -175,6 +175,8 @@ class LabelNet(Net):
 
     def __init__(self, net: Net, classifier: nn.Module, labels: Labels) -> None:
         super().__init__(net.encoder, net.latent, net.decoder, net.likelihood)
+        for name, child in net.named_children():  # what else there may be, in its order
+            self.add_module(name, child)
         self.classifier, self.labelled = classifier, labels.labelled
         shares = torch.tensor(labels.shares)
         self.register_buffer("log_shares", shares.log(), persistent=False)

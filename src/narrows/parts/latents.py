@@ -72,12 +72,14 @@ class Latent(nn.Module):
     Attributes:
         code_shape: shape of one code z.
         width: shape of one h, which the encoder must deliver.
+        decoded_shape: shape of what the decoder sees of a code: its first units, or all.
     """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.code_shape: tuple[int, ...] = (dim,)
         self.width: tuple[int, ...] = (dim,)
+        self.decoded_shape: tuple[int, ...] | None = None
 
     def forward(self, h: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Charges]:
         """Return the code z and its named charges, each ``(batch,)`` or 0-d.
