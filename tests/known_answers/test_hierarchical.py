@@ -76,7 +76,7 @@ def test_each_level_is_charged_in_closed_form():
         p = Normal(torch.zeros(7, 2), torch.ones(7, 2))
         if above is not None:
             prior_mean, prior_logvar = made.down[level - 1](above).chunk(2, 1)
-            prior = cap(prior_logvar).exp()
+            prior = (torch.nn.functional.softplus(cap(prior_logvar) + 8) - 8).exp()
             p = Normal(prior_mean, prior.sqrt())
             mean = (mean / variance + prior_mean / prior) / (1 / variance + 1 / prior)
             variance = 1 / (1 / variance + 1 / prior)

@@ -15,6 +15,8 @@ __all__ = ["Ladder", "Relative", "combine"]
 
 FEATURES = 64
 """Width of what goes up from level to level, and of the layers that lead down."""
+FLOOR = -8.0
+"""Smallest log-variance of a prior: a code that strays from a narrower one would cost too much."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +125,8 @@ class Ladder(Latent):
         if above is None:
             zero: Tensor = self.zero  # type: ignore[assignment]
             return DiagonalGaussian(zero, zero)
-        return normal(self.down[level](above))
+        p = normal(self.down[level](above))
+        return DiagonalGaussian(p.mean, FLOOR + F.softplus(p.logvar - FLOOR))
 
 
 @dataclass(frozen=True, eq=False)
