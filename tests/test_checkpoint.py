@@ -17,6 +17,7 @@ from narrows.errors import FileError, ModelFileError, ParameterError
 
 CLASSES = [cls for cls in narrows.MODELS.values() if cls.__module__.startswith("narrows.")]
 X = load_digits().data[:80]
+Y = load_digits().target[:80]
 SMALL = {"latent_dim": 3, "epochs": 6, "batch_size": 20}
 
 
@@ -60,7 +61,7 @@ def assert_same(one, two):
 def stopped(model, folder, n, stop_after, data=X, **options):
     stop_after(type(model), n)
     with pytest.raises(Stop):
-        model.fit(data, checkpoint=folder, **options)
+        model.fit(data, Y, checkpoint=folder, **options)
     stop_after(type(model), 10**9)
 
 
@@ -91,14 +92,14 @@ RUNS.remove((narrows.LinearAutoencoder, "noisy"))  # it has no hidden layers
 def test_resumed_is_never_stopped(cls, variant, tmp_path, stop_after):
     options = options_of(cls, variant)
     data = X.reshape(-1, 8, 8) if variant == "images" else X
-    whole = cls(**options).fit(data)
+    whole = cls(**options).fit(data, Y)
     assert variant != "patient" or whole.n_iter_ < 40  # it did run out of patience
     n = min(2, whole.n_iter_ - 1)
     stopped(cls(**options), tmp_path, n, stop_after, data)
     torch.rand(100)
     resumed = cls(**options)
     done = stop_after(cls, 10**9)
-    resumed.fit(data, checkpoint=tmp_path, resume=True)
+    resumed.fit(data, Y, checkpoint=tmp_path, resume=True)
     assert len(done) == whole.n_iter_ - n  # only what was left
     assert unclocked(whole) == unclocked(resumed)
     for name, value in whole.net_.state_dict().items():

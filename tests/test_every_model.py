@@ -26,6 +26,7 @@ from narrows.parts.penalties import PENALTIES
 CLASSES = [cls for cls in narrows.MODELS.values() if cls.__module__.startswith("narrows.")]
 TABLE = load_digits().data[:120].astype(np.float32)
 IMAGES = np.rint(load_digits().images[:120] * (255 / 16)).astype(np.uint8)
+LABELS = load_digits().target[:120]  # read by conditional models, ignored by the others
 TABLE.flags.writeable = IMAGES.flags.writeable = False
 SMALL = {"mlp": (16,), "conv": (4, 6)}
 
@@ -112,7 +113,7 @@ def data(case):
 @cache
 def fitted(case):
     """A fitted model, shared: no test may change it."""
-    return make(case).fit(data(case))
+    return make(case).fit(data(case), LABELS)
 
 
 def answers(model, X):
@@ -160,9 +161,11 @@ def test_the_loss_falls(case):
 def test_every_parameter_gets_a_gradient(case):
     model = copy.deepcopy(fitted(case))
     net, device = model.net_.train(), torch.device("cpu")
-    x, mask = model.modality_.encode(model.modality_.read(data(case), "test"))
-    reached = set()
-    for move in model.losses(InMemory(x, mask).take(torch.arange(64)).to(device)):
+    array = model.modality_.read(data(case), "test")
+    x, mask = model.modality_.encode(array)
+    condition, known = model.modality_.conditions(array, LABELS)
+    source, reached = InMemory(x, mask, condition=condition, known=known), set()
+    for move in model.losses(source.take(torch.arange(64)).to(device)):
         loss = torch.stack([term.mean() for term in move.terms.values()]).sum()
         modules, _ = net.players()[move.player]
         own = {p for module in modules for p in module.parameters()}
@@ -176,7 +179,7 @@ def test_every_parameter_gets_a_gradient(case):
 
 @every_model
 def test_every_parameter_moves(case):
-    still = weights(make(case, learning_rate=1e-30, weight_decay=0.0).fit(data(case)))
+    still = weights(make(case, learning_rate=1e-30, weight_decay=0.0).fit(data(case), LABELS))
     moved = weights(fitted(case))
     assert [name for name in moved if torch.equal(moved[name], still[name])] == []
 
@@ -200,7 +203,7 @@ def test_the_history_shows_every_term_of_both_parts(case):
 def test_one_seed_gives_one_result(case):
     model = fitted(case)
     torch.rand(1000)
-    twin = make(case).fit(data(case))
+    twin = make(case).fit(data(case), LABELS)
     assert_answers_as_expected(case, twin)
     assert [{**row, "seconds": 0} for row in model.history_] == [
         {**row, "seconds": 0} for row in twin.history_
@@ -210,9 +213,9 @@ def test_one_seed_gives_one_result(case):
 @every_model
 def test_the_global_random_state_stays(case):
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
-    model = make(case, epochs=1).fit(data(case))
+    model = make(case, epochs=1).fit(data(case), LABELS)
     answers(model, data(case))
-    model.partial_fit(data(case))
+    model.partial_fit(data(case), LABELS)
     after = torch.get_rng_state(), np.random.get_state()[1], random.getstate()  # noqa: NPY002
     assert torch.equal(before[0], after[0])
     assert np.array_equal(before[1], after[1])
@@ -272,10 +275,10 @@ def test_inputs_are_never_changed(case):
     digest = hashlib.sha256(X).hexdigest()
     model = make(case, epochs=1)
     steps = {
-        "fit": model.fit,
-        "partial_fit": model.partial_fit,
+        "fit": lambda X: model.fit(X, LABELS),
+        "partial_fit": lambda X: model.partial_fit(X, LABELS),
         "answers": lambda X: answers(model, X),
-        "validation": lambda X: model.fit(X[:60], validation=X[60:]),
+        "validation": lambda X: model.fit(X[:60], LABELS[:60], validation=X[60:]),
     }
     for name, step in steps.items():
         step(X)
@@ -307,9 +310,9 @@ def test_one_row(case):
     X = data(case)[:1]
     if CASES[case][1].get("batch_norm"):
         with pytest.raises(narrows.errors.DataError, match="batch_norm=True needs at least 2"):
-            make(case).fit(X)
+            make(case).fit(X, LABELS[: len(X)])
         return
-    model = make(case).fit(X)
+    model = make(case).fit(X, LABELS[: len(X)])
     for name, answer in answers(model, np.repeat(X, 2, 0)).items():
         assert np.isfinite(answer).all(), name
 
@@ -318,7 +321,7 @@ def test_one_row(case):
 @pytest.mark.parametrize("n", [5, 15, 33])
 def test_fewer_rows_than_a_batch_or_one_more(case, n):
     X = data(case)[:n]
-    model = make(case, epochs=2, validation=0.1 if n == 15 else 0.0).fit(X)
+    model = make(case, epochs=2, validation=0.1 if n == 15 else 0.0).fit(X, LABELS[: len(X)])
     assert np.isfinite(model.reconstruct(X)).all()
     assert model.reconstruct(X).shape == X.shape
 
@@ -327,7 +330,7 @@ def test_fewer_rows_than_a_batch_or_one_more(case, n):
 @pytest.mark.filterwarnings("ignore:Every column of X is constant")
 def test_identical_rows(case):
     X = np.full_like(data(case), 7 if len(case) % 2 else 0)
-    model = make(case).fit(X)
+    model = make(case).fit(X, LABELS[: len(X)])
     for name, answer in answers(model, X).items():
         assert np.isfinite(answer).all(), name
     np.testing.assert_allclose(model.reconstruct(X).astype(float), X, atol=0.5)
@@ -337,7 +340,7 @@ def test_identical_rows(case):
 def test_a_constant_column_is_restored_exactly(case):
     X = TABLE.copy()
     X[:, 5], X[:, 20] = -0.1, 12345.0
-    model = make(case).fit(X)
+    model = make(case).fit(X, LABELS[: len(X)])
     for name, answer in answers(model, X).items():
         assert np.isfinite(answer).all(), name
         if name not in ("transform", "score_samples"):

@@ -58,7 +58,7 @@ def test_every_field_refuses_what_it_cannot_be(cls, wine):
 
     for field in cls.annotations():
         with pytest.raises(narrows.base.ParameterError, match=f"'{field}' parameter of"):
-            cls(**{field: Wrong()}).fit(wine)
+            cls(**{field: Wrong()}).fit(wine, np.arange(len(wine)) % 3)
 
 
 @pytest.mark.parametrize("cls", CLASSES)
@@ -71,7 +71,7 @@ def test_an_unknown_field_is_refused_with_the_nearest_name(cls):
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_clone_keeps_the_parameters_and_drops_what_was_learned(cls, wine):
-    model = cls(latent_dim=3, epochs=1, learning_rate=0.01).fit(wine)
+    model = cls(latent_dim=3, epochs=1, learning_rate=0.01).fit(wine, np.arange(len(wine)) % 3)
     twin = clone(model)
     assert twin.get_params() == model.get_params()
     assert not [name for name in vars(twin) if name.endswith("_")]
@@ -80,7 +80,7 @@ def test_clone_keeps_the_parameters_and_drops_what_was_learned(cls, wine):
 @pytest.mark.parametrize("cls", CLASSES)
 def test_the_code_is_a_step_of_a_pipeline(cls, wine):
     pipeline = make_pipeline(StandardScaler(), cls(latent_dim=2, epochs=2))
-    codes = pipeline.fit_transform(wine)
+    codes = pipeline.fit_transform(wine, np.arange(len(wine)) % 3)
     np.testing.assert_array_equal(codes, pipeline.transform(wine))
     name = cls.__name__.lower()
     width = codes.shape[1]

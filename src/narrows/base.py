@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from narrows import checkpoint
-from narrows.data.modalities import Modality
+from narrows.data.modalities import Modality, modality_of
 from narrows.data.sources import Batch, InMemory
 from narrows.density import CodePrior, Mixture
 from narrows.errors import DataError, ParameterError
@@ -79,6 +79,11 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
 
     # -- what a variant may override -----------------------------------------------------------
 
+    def describe(self, X: Any, y: Any) -> Modality:
+        """Note the form of the data, and of y where the model reads it."""
+        del y
+        return modality_of(X, self.modality)
+
     def latent(self) -> Latent:
         """Return the layer between encoder and decoder."""
         raise NotImplementedError
@@ -112,7 +117,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
 
         Args:
             X: samples in their own form: ``(n, d)``, images, a data frame.
-            y: ignored; scikit-learn's convention.
+            y: labels or conditions, for models that read them; ignored by the others.
             **options: see `FitOptions`.
 
         Returns:
@@ -126,7 +131,6 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
             DataError: X cannot be used.
             TrainingError: the loss became infinite or not a number.
         """
-        del y
         self.check_parameters()
         check_options(options)
         if options.get("resume") and self.seed is None:
@@ -136,7 +140,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         with self._unharmed(), seeded(self.seed, device) as seed:
             self.__dict__.pop("_partial", None)
             source, held = self._start(
-                X, device, seed, self.warm_start, self.validation, **options
+                X, device, seed, self.warm_start, self.validation, y=y, **options
             )
             training = Training(self, source, held, epochs(self, source), seed)
             if folder is not None:
@@ -158,11 +162,10 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
 
         The optimizer's state lasts from call to call. Nothing is held out.
         """
-        del y
         self.check_parameters()
         device = resolve_device(self.device)
         with self._unharmed(), seeded(self.seed, device) as seed:
-            source, _ = self._start(X, device, seed, True, 0.0, sample_weight=sample_weight)
+            source, _ = self._start(X, device, seed, True, 0.0, y=y, sample_weight=sample_weight)
             training = Training(self, source, None, None, seed)
             if before := self.__dict__.get("_partial"):
                 training.load(*before)
@@ -173,12 +176,18 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
             self._partial = training.snapshot()
         return self
 
-    def transform(self, X: Any) -> Array:
-        """Return the deterministic codes ``(n, code size)``: the posterior's mean for a VAE."""
-        return self._map(X, lambda batch: self.net_.code(batch).flatten(1)).numpy()
+    def transform(self, X: Any, y: Any = None) -> Array:
+        """Return the deterministic codes ``(n, code size)``: the posterior's mean for a VAE.
 
-    def inverse_transform(self, Z: ArrayLike) -> Any:
-        """Return E[x | z] of codes ``(n, code size)`` in the type, shape and units of the data."""
+        Here and below, y is what is known of X, for models that read it.
+        """
+        return self._map(X, lambda batch: self.net_.code(batch).flatten(1), y).numpy()
+
+    def inverse_transform(self, Z: ArrayLike, condition: Any = None) -> Any:
+        """Return E[x | z] of codes ``(n, code size)`` in the type, shape and units of the data.
+
+        A model that takes conditions decodes under this one, or one for each code.
+        """
         check_is_fitted(self)
         shape = self.net_.latent.code_shape
         codes = check_array(Z, dtype=np.float32, input_name="Z", estimator=self)
@@ -187,18 +196,20 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
                 f"Z has {codes.shape[1]} values a row, but the code of {type(self).__name__} has "
                 f"{int(np.prod(shape))}. Give codes as `transform` returns them."
             )
-        return self.modality_.decode(self._decode(torch.tensor(codes).view(-1, *shape)))
+        wanted = self._wanted(condition, len(codes))
+        out = self._decode(torch.tensor(codes).view(-1, *shape), wanted)
+        return self.modality_.decode(out, condition=wanted)
 
-    def reconstruct(self, X: Any) -> Any:
+    def reconstruct(self, X: Any, y: Any = None) -> Any:
         """Return what the model makes of X, in X's own type, shape and units; deterministic."""
         check_is_fitted(self)
 
         def mean(batch: Batch) -> Tensor:
             return self.net_.likelihood.mean(self.net_(batch).out)
 
-        return self.modality_.decode(self._map(X, mean), like=X)
+        return self.modality_.decode(self._map(X, mean, y), like=X)
 
-    def score_samples(self, X: Any) -> Array:
+    def score_samples(self, X: Any, y: Any = None) -> Array:
         """Return a score of each sample in nats, ``(n,)``: higher = more normal.
 
         With a prior over codes it is the ELBO, -nll - KL, a lower bound on log p(x); its
@@ -211,20 +222,27 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         if self.score_draws:
             generator = torch.Generator().manual_seed(0)
             noise = self.net_.latent.noise(self.score_draws, generator).to(self._device())
-        return self._map(X, lambda batch: self.net_.elbo(batch, noise)).numpy()
+        return self._map(X, lambda batch: self.net_.elbo(batch, noise), y).numpy()
 
     def score(self, X: Any, y: Any = None) -> float:
         """Return the mean of `score_samples`."""
-        del y
-        return float(self.score_samples(X).mean(dtype=np.float64))
+        return float(self.score_samples(X, y).mean(dtype=np.float64))
 
     def sample(
-        self, n: int = 1, *, seed: int | None = 0, density: bool | None = None, noise: bool = False
+        self,
+        n: int = 1,
+        *,
+        condition: Any = None,
+        seed: int | None = 0,
+        density: bool | None = None,
+        noise: bool = False,
     ) -> Any:
         """Return n new samples in the type, shape and units of the data.
 
         Args:
             n: how many.
+            condition: what they shall be: one condition, or one for each; None draws conditions
+                like those of the training samples. Only for models that take conditions.
             seed: the same seed gives the same samples; None gives new ones.
             density: draw codes from a density fitted to the training codes, when it is first
                 asked for, instead of the prior; None does so where there is no prior, and for
@@ -247,7 +265,9 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
                 codes = self._unpacked(kept)
             else:
                 codes = prior.sample(n)
-            return self.modality_.decode(self._decode(codes, noise))
+            wanted = self._drawn(n) if condition is None else self._wanted(condition, n)
+            out = self._decode(codes, wanted, noise)
+            return self.modality_.decode(out, condition=wanted)
 
     def interpolate(self, a: Any, b: Any, steps: int = 10) -> Any:
         """Return `steps` samples from a to b along a straight line between their codes.
@@ -258,14 +278,19 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
             steps: how many samples, with the reconstructions of a and b at the ends.
         """
         check_is_fitted(self)
-        start, end = (self.transform(self.modality_.as_batch(sample)) for sample in (a, b))
+        ends = [self.modality_.as_batch(sample) for sample in (a, b)]
+        start, end = (self._map(X, self.net_.place) for X in ends)
         if len(start) != 1 or len(end) != 1 or steps < 2:
             raise ParameterError(
                 "interpolate goes from one sample to another in 2 or more steps. Got "
                 f"{len(start)} and {len(end)} samples and {steps} steps."
             )
-        way = np.linspace(0, 1, steps, dtype=np.float32)[:, None]
-        return self.inverse_transform((1 - way) * np.asarray(start) + way * np.asarray(end))
+        way = torch.linspace(0, 1, steps)[:, None]
+        line, shape = (1 - way) * start + way * end, self.net_.latent.code_shape
+        codes, wanted = line.tensor_split([int(np.prod(shape))], 1)
+        given = wanted if wanted.numel() else None
+        out = self._decode(codes.reshape(-1, *shape), given)
+        return self.modality_.decode(out, condition=given)
 
     def diagnose(self) -> Diagnosis:
         """Return what training did to the code and the losses, as findings in plain sentences."""
@@ -391,8 +416,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         size = len(latent.books) or int(np.prod(latent.code_shape))
 
         def look(batch: Batch) -> Tensor:
-            h, _ = self.net_.encode(batch)
-            code, kl = latent.pack(h), None if latent.categories else latent.unit_kl(h)
+            code, kl = self.net_.look(batch)
             return code if kl is None else torch.cat([code, kl], 1)
 
         seen = self._slices(training.source, look, rows.to(training.device)).numpy()
@@ -428,11 +452,27 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         if modality.feature_names:
             self.feature_names_in_ = np.array(modality.feature_names, dtype=object)
 
-    def _map(self, X: Any, function: Callable[[Batch], Tensor]) -> Tensor:
+    def _map(self, X: Any, function: Callable[[Batch], Tensor], y: Any = None) -> Tensor:
         """Apply a function of a batch to all samples of X."""
         check_is_fitted(self)
-        x, mask = self.modality_.encode(self.modality_.read(X, type(self).__name__))
-        return self._slices(InMemory(x, mask), function, torch.arange(len(x)))
+        array = self.modality_.read(X, type(self).__name__)
+        x, mask = self.modality_.encode(array)
+        condition, known = self.modality_.conditions(array, y)
+        source = InMemory(x, mask, condition=condition, known=known)
+        return self._slices(source, function, torch.arange(len(x)))
+
+    def _wanted(self, condition: Any, n: int) -> Tensor | None:
+        """Return the condition that a user wants for n samples, as the networks get it."""
+        if condition is None:
+            return None
+        if self.modality_.condition is None:
+            raise ParameterError(f"{type(self).__name__} takes no condition. Leave it at None.")
+        return self.modality_.condition.wanted(condition, n)
+
+    def _drawn(self, n: int) -> Tensor | None:
+        """Return n conditions to sample under; None where the model takes none."""
+        del n
+        return None
 
     @torch.inference_mode()
     def _slices(
@@ -460,13 +500,17 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         return torch.cat(parts).cpu()
 
     @torch.inference_mode()
-    def _decode(self, codes: Tensor, noise: bool = False) -> Tensor:
+    def _decode(
+        self, codes: Tensor, condition: Tensor | None = None, noise: bool = False
+    ) -> Tensor:
         """Return samples in the modality's units for codes of any number."""
         self.net_.eval()
         likelihood, device = self.net_.likelihood, self._device()
         finish = likelihood.sample if noise else likelihood.mean
-        parts = [finish(self.net_.decoder(part.to(device))) for part in codes.split(SLICE)]
-        return torch.cat(parts).float().cpu()
+        given = [codes] if condition is None else [codes, condition]
+        parts = zip(*(tensor.to(device).split(SLICE) for tensor in given), strict=True)
+        outs = [finish(self.net_.decoder(z, None, *context)) for z, *context in parts]
+        return torch.cat(outs).float().cpu()
 
     def _device(self) -> torch.device:
         return self.net_.progress.device

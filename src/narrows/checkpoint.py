@@ -85,8 +85,7 @@ def identity(training: Training) -> dict[str, Any]:
     sums = [
         hashlib.sha256(tensor.cpu().numpy().tobytes()).hexdigest()
         for source in sources
-        for tensor in (source.x, source.mask, source.weight)
-        if tensor is not None
+        for tensor in source.tensors().values()
     ]
     model = training.model
     fields = {k: v for k, v in model.fields().items() if k not in FREE}

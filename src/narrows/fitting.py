@@ -2,22 +2,25 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
 
-from narrows.data.modalities import Modality, modality_of
+from narrows.data.modalities import Modality
 from narrows.data.scaling import Range
 from narrows.data.sources import InMemory
 from narrows.data.splits import split
 from narrows.errors import DataError, ParameterError, nearest
 from narrows.fields import UnknownParameterError
 from narrows.net import Net
+from narrows.parts.conditions import ConditionedDecoder, ConditionedEncoder
 from narrows.parts.likelihoods import LIKELIHOODS, Likelihood
-from narrows.parts.networks import ARCHITECTURES, GRIDS, Sizes
+from narrows.parts.networks import ARCHITECTURES, GRIDS, FirstUnits, Sizes
 
 if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
@@ -27,6 +30,7 @@ __all__ = [
     "assemble",
     "check_options",
     "epochs",
+    "networks",
     "sources",
     "start_latent",
     "start_output",
@@ -46,7 +50,8 @@ class FitOptions(TypedDict, total=False):
 
     Attributes:
         sample_weight: ``(n,)`` weights of the samples in the loss and in no other place.
-        validation: held-out data like X, instead of the `validation` fraction.
+        validation: held-out data like X, instead of the `validation` fraction; ``(X, y)`` for
+            models that read y.
         groups: ``(n,)``; rows of one group are held out together.
         checkpoint: folder for the state of training, written after every epoch.
         resume: go on from the newest checkpoint in that folder.
@@ -77,6 +82,7 @@ def sources(
     modality: Modality | None,
     seed: int,
     *,
+    y: Any = None,
     fraction: float = 0.0,
     sample_weight: ArrayLike | None = None,
     validation: Any = None,
@@ -89,6 +95,7 @@ def sources(
         X: the user's data.
         modality: what an earlier fit learned, or None to learn it.
         seed: of the random split.
+        y: labels or conditions of the rows, for models that read them.
         fraction: share of the rows to hold out.
         sample_weight: weights of the rows.
         validation: held-out data, instead of a share of X.
@@ -98,7 +105,7 @@ def sources(
         The modality, the training source, the held-out one or None, and the rows of X in it.
     """
     owner = type(model).__name__
-    known = modality or modality_of(X, model.modality)
+    known = modality or model.describe(X, y)
     array = known.read(X, owner)
     weight = check_weight(sample_weight, len(array))
     if groups is not None and (validation is not None or model.validation_split == "last"):
@@ -117,20 +124,32 @@ def sources(
             f"batch_norm=True needs at least 2 samples in a batch; X has {len(train)} to train "
             f"on, and batch_size is {model.batch_size}."
         )
-    known = modality or known.learn(array[train], target_range(model))
-    source = _source(model, known, array[train], weight if weight is None else weight[train])
+    if modality is None:
+        known = known.learn(array[train], target_range(model))
+        if known.condition is not None:
+            learned = known.condition.learn(known.given(array, y), len(array), train)
+            known = replace(known, condition=learned)
+    conditions = known.conditions(array, y)
+    source = _source(model, known, array, conditions, weight, train)
     if validation is not None:
-        return known, source, _source(model, known, known.read(validation, owner), None), rest
-    if not len(rest):
-        return known, source, None, rest
-    held = _source(model, known, array[rest], weight if weight is None else weight[rest])
+        pair = known.condition is not None and isinstance(validation, tuple)
+        held_x, held_y = validation if pair else (validation, None)
+        array = known.read(held_x, owner)
+        conditions, every = known.conditions(array, held_y), np.arange(len(array))
+        return known, source, _source(model, known, array, conditions, None, every), rest
+    held = _source(model, known, array, conditions, weight, rest) if len(rest) else None
     return known, source, held, rest
 
 
 def _source(
-    model: "BaseAutoencoder", modality: Modality, array: NDArray[Any], weight: Weights | None
+    model: "BaseAutoencoder",
+    modality: Modality,
+    array: NDArray[Any],
+    conditions: tuple[Tensor | None, Tensor | None],
+    weight: Weights | None,
+    rows: NDArray[np.intp],
 ) -> InMemory:
-    x, mask = modality.encode(array)
+    x, mask = modality.encode(array[rows])
     unit = LIKELIHOODS[model.likelihood].support == "unit"
     if unit and not 0 <= x.min() <= x.max() <= 1 + 1e-6:
         if model.scaling in ("none", "standard", "robust"):
@@ -140,7 +159,12 @@ def _source(
                 "or likelihood='gaussian'."
             )
         x = x.clamp(0, 1)  # held-out values beyond the range of the training rows
-    return InMemory(x, mask, None if weight is None else torch.from_numpy(weight / weight.mean()))
+    if weight is not None:
+        weight = weight[rows] / weight[rows].mean()
+    condition, known = (None if t is None else t[torch.from_numpy(rows)] for t in conditions)
+    return InMemory(
+        x, mask, None if weight is None else torch.from_numpy(weight), condition, known
+    )
 
 
 def check_weight(weight: ArrayLike | None, n: int) -> Weights | None:
@@ -183,13 +207,33 @@ def assemble(model: "BaseAutoencoder", modality: Modality) -> Net:
     )
     channels, *rest = modality.shape
     out = (channels * likelihood.channels, *rest)
-    name = modality.architecture if model.architecture == "auto" else model.architecture
-    grid = GRIDS[name](modality.shape, model.hidden) if name in GRIDS else ()
-    if grid:
+    name = _architecture(model, modality)
+    if name in GRIDS and (grid := GRIDS[name](modality.shape, model.hidden)):
         latent.settle(grid)
-    sizes = Sizes(modality.shape, latent.width, latent.code_shape, out)
-    encoder, decoder = _call(model, ARCHITECTURES, "architecture", name, sizes=sizes)
+    more = 0 if modality.condition is None else modality.condition.width
+    units, *places = latent.decoded_shape or latent.code_shape
+    sizes = Sizes((channels + more, *rest), latent.width, (units + more, *places), out)
+    encoder, decoder = networks(model, modality, sizes)
+    if modality.condition is not None:
+        encoder, decoder = ConditionedEncoder(encoder), ConditionedDecoder(decoder)
+    if units < latent.code_shape[0]:
+        decoder = FirstUnits(decoder, units)
     return Net(encoder, latent, decoder, likelihood)
+
+
+def networks(
+    model: "BaseAutoencoder", modality: Modality, sizes: Sizes
+) -> tuple[nn.Module, nn.Module]:
+    """Return an encoder and a decoder of the model's architecture between these sizes."""
+    name = _architecture(model, modality)
+    pair: tuple[nn.Module, nn.Module] = _call(
+        model, ARCHITECTURES, "architecture", name, sizes=sizes
+    )
+    return pair
+
+
+def _architecture(model: "BaseAutoencoder", modality: Modality) -> str:
+    return modality.architecture if model.architecture == "auto" else model.architecture
 
 
 def _call(

@@ -99,6 +99,20 @@ class Net(nn.Module):
         """Return the deterministic code, ``(batch, *code_shape)``."""
         return self.latent.mean(self.encode(batch)[0])
 
+    def look(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Return what is remembered of the codes, and each unit's KL or None, both flat."""
+        h, _ = self.encode(batch)
+        return self.latent.pack(h), None if self.latent.categories else self.latent.unit_kl(h)
+
+    def condition(self, batch: Batch) -> Tensor | None:
+        """Return each sample's condition, guessed where it is unknown; None without any."""
+        return batch.condition
+
+    def place(self, batch: Batch) -> Tensor:
+        """Return what a sample is decoded from: its flat code, and its condition if any."""
+        code, condition = self.code(batch).flatten(1), self.condition(batch)
+        return code if condition is None else torch.cat([code, condition], 1)
+
     def encoding(self, step: Step) -> Callable[[Tensor], Tensor]:
         """Return x -> deterministic code for the step's batch, to be differentiated."""
         return lambda x: self.code(replace(step.batch, x=x))
@@ -118,7 +132,10 @@ class Net(nn.Module):
         h, context = self.encode(batch)
         draws = [None] if noise is None or self.latent.prior() is None else noise.split(1)
         steps = (self.complete(batch, h, context, draw) for draw in draws)
-        bounds = [-step.nll - step.charges.get("kl", torch.zeros(())) for step in steps]
+        bounds = [
+            -step.nll - sum(cost for name, cost in step.charges.items() if name.startswith("kl"))
+            for step in steps
+        ]
         return torch.stack(bounds).mean(0)
 
     @torch.no_grad()

@@ -32,7 +32,7 @@ def report(model, dataset, command="narrows fit digits --model vae"):
     model.set_params(**QUICK)
     if dataset.modality != "auto":
         model.set_params(modality=dataset.modality)
-    model.fit(dataset.X)
+    model.fit(dataset.X, dataset.y)
     rows = np.arange(dataset.X.shape[0])
     test = model.held_out_ if len(model.held_out_) else rows
     train = np.setdiff1d(rows, model.held_out_)

@@ -115,14 +115,14 @@ def _train(model: "BaseAutoencoder", dataset: "Dataset", plan: Plan, resume: boo
     if plan.weight is not None:
         options["sample_weight"] = dataset.columns[plan.weight]
     if not plan.checkpoint:
-        model.fit(dataset.X, **options)
+        model.fit(dataset.X, dataset.y, **options)
         return
     folder = plan.place / CHECKPOINTS
     folder.mkdir(exist_ok=True)
     if not resume:
         atomic_write(folder / "run.toml", plan.toml())
     done = max((int(path.name[6:]) for path in folder.glob("epoch-*")), default=0)
-    model.fit(dataset.X, checkpoint=folder, resume=resume, **options)
+    model.fit(dataset.X, dataset.y, checkpoint=folder, resume=resume, **options)
     if resume:
         complete = model.n_iter_ == done
         show("The run was complete already." if complete else f"Resumed after epoch {done}.")

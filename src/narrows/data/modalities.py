@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from narrows.data.arrays import as_matrix, as_numbers, as_plain, as_tensor
+from narrows.data.conditions import CONDITIONS, Condition, Numbers
 from narrows.data.frames import check_names, dtype_names, is_frame, open_frame, to_frame, to_matrix
 from narrows.data.scaling import Range, fit_scaling
 from narrows.errors import DataError
@@ -39,6 +40,8 @@ class Modality(ABC):
     shape: tuple[int, ...] = ()
     center: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
+    condition: Condition | None = None
+    """What is known of each sample beside it, for models that take it."""
 
     @classmethod
     @abstractmethod
@@ -62,8 +65,22 @@ class Modality(ABC):
         """Return float32 samples ``(n, *shape)``, and the mask of the observed values or None."""
 
     @abstractmethod
-    def decode(self, x: Tensor, like: Any = None) -> Any:
-        """Return samples in the user's own type, shape and units; `like` lends its row index."""
+    def decode(self, x: Tensor, like: Any = None, condition: Tensor | None = None) -> Any:
+        """Return samples in the user's own type, shape and units.
+
+        `like` lends its row index, and the columns that are given; else `condition` does.
+        """
+
+    def given(self, array: Array, y: Any) -> Any:
+        """Return the users' conditions of the rows of `array`: columns of it, or y."""
+        columns = () if self.condition is None else self.condition.columns
+        return array[:, columns] if columns else y
+
+    def conditions(self, array: Array, y: Any) -> tuple[Tensor | None, Tensor | None]:
+        """Return the conditions of the rows of `array`, and which are known; None without any."""
+        if self.condition is None:
+            return None, None
+        return self.condition.encode(self.given(array, y), len(array))
 
     @abstractmethod
     def as_batch(self, sample: Any) -> Any:
@@ -86,12 +103,19 @@ class Modality(ABC):
 
     def state(self) -> dict[str, Any]:
         """Return the modality as JSON data."""
-        return {"name": self.name, **asdict(self)}
+        state = {"name": self.name, **asdict(self)}
+        if self.condition is not None:
+            state["condition"] |= {"name": self.condition.name}
+        return state
 
     @staticmethod
     def restore(state: dict[str, Any]) -> "Modality":
         """Return the modality that `state` describes."""
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in state.items()}
+        fields = _tuples(state)
+        if fields.get("condition") is not None:
+            condition = _tuples(fields["condition"])
+            fields["condition"] = CONDITIONS[str(condition.pop("name"))](**condition)
+            fields["condition"].check()
         modality = MODALITIES[str(fields.pop("name"))](**fields)
         modality.check()
         return modality
@@ -173,12 +197,14 @@ class Table(Modality):
         high = np.nanmax(array, 0, where=seen, initial=-np.inf)
         with np.errstate(invalid="ignore"):
             noise = 8 * np.finfo(array.dtype).eps * np.maximum(np.abs(low), np.abs(high))
-            kept = np.flatnonzero(seen & (high - low > noise))
+            varies = seen & (high - low > noise)
+        varies[list(self._given_columns)] = False
+        kept = np.flatnonzero(varies)
         if not len(kept):
             warnings.warn(
                 "Every column of X is constant: there is nothing to learn.", stacklevel=3
             )
-            kept = np.array([0])
+            kept = np.setdiff1d(np.arange(self.n_features), self._given_columns)[:1]
         center, scale = fit_scaling(array[:, kept], target)
         constants = tuple(np.where(seen, low, np.nan).astype(float).tolist())
         return replace(
@@ -200,9 +226,16 @@ class Table(Modality):
         mask = observed.astype(np.float32)
         return as_tensor(np.where(observed, x, np.float32(0))), torch.from_numpy(mask)
 
-    def decode(self, x: Tensor, like: Any = None) -> Any:
-        """Undo the scaling and put the constant columns back."""
+    def decode(self, x: Tensor, like: Any = None, condition: Tensor | None = None) -> Any:
+        """Undo the scaling and put the constant and the given columns back."""
         values = np.tile(np.array(self.constants), (len(x), 1))
+        if self._given_columns and isinstance(self.condition, Numbers):
+            if like is not None:
+                given = self.read(like, "the model")[:, self._given_columns]
+            else:
+                center = torch.zeros(len(x), self.condition.width)
+                given = self.condition.units(center if condition is None else condition)
+            values[:, self._given_columns] = given
         values[:, self.kept] = x.double().numpy() * np.array(self.scale) + np.array(self.center)
         if not self.frame or not (like is None or is_frame(like)):
             return values.astype(np.float32)
@@ -218,6 +251,10 @@ class Table(Modality):
     def as_batch(self, sample: Any) -> Any:
         """Return a row as a matrix of one row."""
         return sample if is_frame(sample) else np.atleast_2d(sample)
+
+    @property
+    def _given_columns(self) -> tuple[int, ...]:
+        return () if self.condition is None else self.condition.columns
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -317,9 +354,9 @@ class Image(Modality):
         x = torch.from_numpy(np.array(array, np.float32, order="C"))  # always a copy
         return x.sub_(self._pixel(self.center)).div_(self._pixel(self.scale)), None
 
-    def decode(self, x: Tensor, like: Any = None) -> Any:
+    def decode(self, x: Tensor, like: Any = None, condition: Tensor | None = None) -> Any:
         """Undo the scaling; whole pixels are rounded and clipped."""
-        del like
+        del like, condition
         pixels = x.float() * self._pixel(self.scale) + self._pixel(self.center)
         if self.dtype in WHOLE:
             whole = getattr(torch, self.dtype)
@@ -345,6 +382,10 @@ class Image(Modality):
 
     def _pixel(self, values: tuple[float, ...]) -> Tensor:
         return torch.tensor(values).view(-1, 1, 1)
+
+
+def _tuples(state: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in state.items()}
 
 
 MODALITIES: dict[str, type[Modality]] = {"table": Table, "image": Image}

@@ -18,6 +18,7 @@ class Batch:
         target: what the likelihood explains: x itself, unless x was corrupted.
         mask: 1 where the target was observed, shaped like it; None where all of it was.
         condition: what encoder and decoder may also know of each sample.
+        known: 1 where the condition is known, ``(batch,)``; None where all of it is.
         lengths: number of true steps of each padded sequence, ``(batch,)``.
         weight: how much each sample counts, ``(batch,)``; None for equal weights.
         index: the samples' rows in the source, ``(batch,)``.
@@ -27,6 +28,7 @@ class Batch:
     target: Tensor
     mask: Tensor | None = None
     condition: Tensor | None = None
+    known: Tensor | None = None
     lengths: Tensor | None = None
     weight: Tensor | None = None
     index: Tensor | None = None
@@ -49,20 +51,31 @@ class InMemory:
         x: samples in the modality's units, ``(n, ...)``.
         mask: 1 where observed, shaped like x, or None.
         weight: ``(n,)`` or None.
+        condition: ``(n, width)`` or None.
+        known: ``(n,)`` or None.
     """
 
     def __init__(
-        self, x: Tensor, mask: Tensor | None = None, weight: Tensor | None = None
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        weight: Tensor | None = None,
+        condition: Tensor | None = None,
+        known: Tensor | None = None,
     ) -> None:
         self.x, self.mask, self.weight = x, mask, weight
+        self.condition, self.known = condition, known
 
     def __len__(self) -> int:
         return len(self.x)
 
     def to(self, device: torch.device) -> "InMemory":
         """Return the source with its samples on a device."""
-        moved = (None if t is None else t.to(device) for t in (self.x, self.mask, self.weight))
-        return InMemory(*moved)  # type: ignore[arg-type]
+        return InMemory(**{name: t.to(device) for name, t in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors that there are, by name."""
+        return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
 
     def steps(self, batch_size: int) -> int:
         """Return the number of batches of an epoch; a last one of a single sample is merged."""
@@ -81,7 +94,5 @@ class InMemory:
 
     def take(self, rows: Tensor) -> Batch:
         """Return the batch of these rows."""
-        x = self.x.index_select(0, rows)
-        mask = None if self.mask is None else self.mask.index_select(0, rows)
-        weight = None if self.weight is None else self.weight.index_select(0, rows)
-        return Batch(x, x, mask=mask, weight=weight, index=rows)
+        taken = {name: t.index_select(0, rows) for name, t in self.tensors().items()}
+        return Batch(target=taken["x"], index=rows, **taken)

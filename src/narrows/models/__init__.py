@@ -2,6 +2,7 @@
 
 from narrows.models.bounds import IWAE
 from narrows.models.composed import ComposedAutoencoder
+from narrows.models.conditional import ConditionalVAE
 from narrows.models.discrete import (
     FSQVAE,
     VQVAE,
@@ -12,6 +13,7 @@ from narrows.models.discrete import (
     SimVQ,
 )
 from narrows.models.disentangled import DIPVAE, BetaTCVAE, InfoVAE
+from narrows.models.hierarchical import HierarchicalVAE
 from narrows.models.plain import Autoencoder, DenoisingAutoencoder, LinearAutoencoder
 from narrows.models.priors import FlowVAE, VampPriorVAE
 from narrows.models.regularized import (
@@ -34,9 +36,11 @@ __all__ = [
     "BinaryAutoencoder",
     "CategoricalVAE",
     "ComposedAutoencoder",
+    "ConditionalVAE",
     "ContractiveAutoencoder",
     "DenoisingAutoencoder",
     "FlowVAE",
+    "HierarchicalVAE",
     "HierarchicalVQVAE",
     "InfoVAE",
     "LinearAutoencoder",

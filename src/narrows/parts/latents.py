@@ -105,6 +105,7 @@ class Latent(nn.Module):
         books: the codebook of each integer of a discrete code.
         wanted: how many samples' h `start` wants to see; 0 for none.
         progress: how far training is, 0-d in [0, 1]; it drives every schedule.
+        decoded_shape: shape of what the decoder sees of a code: its first units, or all.
     """
 
     categories: int = 0
@@ -116,6 +117,7 @@ class Latent(nn.Module):
         super().__init__()
         self.code_shape: tuple[int, ...] = (dim,)
         self.width: tuple[int, ...] = (dim,)
+        self.decoded_shape: tuple[int, ...] | None = None
         self.register_buffer("progress", torch.zeros(()), persistent=False)
 
     def settle(self, grid: tuple[int, ...]) -> None:
@@ -128,7 +130,8 @@ class Latent(nn.Module):
         """Return the code z and its named charges, each ``(batch,)`` or 0-d.
 
         The code is drawn in training and where `noise` is given; otherwise it is the mean.
-        A charge named "kl" belongs to the bound on log p(x); the others only regularise.
+        A charge whose name starts with "kl" belongs to the bound on log p(x); the others only
+        regularise.
         """
         raise NotImplementedError
 

@@ -1,0 +1,49 @@
+"""Hierarchical variational autoencoders: codes of codes."""
+
+from narrows.base import BaseAutoencoder
+from narrows.fields import Count, Fraction, NonNegative
+from narrows.net import Step, Terms
+from narrows.parts.hierarchy import Ladder
+
+__all__ = ["HierarchicalVAE"]
+
+
+class HierarchicalVAE(BaseAutoencoder):
+    """A ladder of Gaussian codes, each level the prior of the one below it.
+
+    E[-log p(x | z_1)] + beta * s(t) * sum_i E[KL(q(z_i | z_i+1, x) || p(z_i | z_i+1))]
+
+    The top level's prior is N(0, I). Each posterior is the product of the prior and of what x says
+    of that level. The code is (z_1, ..., z_L), `latent_dim` values a level; `inverse_transform`
+    reads z_1 alone, which holds all that the decoder gets. The weight s(t) rises from 0 to 1,
+    without which upper levels may fall idle; held-out samples are charged with s = 1.
+
+    Args:
+        levels: number of levels; 1 is the VAE.
+        beta: weight of the KL divergences.
+        kl_warmup: share of training over which their weight rises; 0 starts with all of it.
+
+    References:
+        Ladder Variational Autoencoders (Sønderby et al., 2016), https://arxiv.org/abs/1602.02282
+
+    >>> from narrows import HierarchicalVAE
+    >>> from sklearn.datasets import load_iris
+    >>> X = load_iris().data
+    >>> HierarchicalVAE(latent_dim=2, levels=2, epochs=20).fit(X).transform(X).shape
+    (150, 4)
+    """
+
+    levels: Count = 2
+    beta: NonNegative = 1.0
+    kl_warmup: Fraction = 0.1
+
+    def latent(self) -> Ladder:
+        """Return a ladder."""
+        return Ladder(self.latent_dim, self.levels)
+
+    def objective(self, step: Step) -> Terms:
+        """Weigh the KL divergences of all levels."""
+        weight = step.progress.new_tensor(self.beta)
+        if self.kl_warmup and self.net_.training:
+            weight = weight * (step.progress / self.kl_warmup).clamp(max=1)
+        return {"nll": step.nll} | {name: weight * kl for name, kl in step.charges.items()}
