@@ -177,7 +177,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
                 f"Z has {codes.shape[1]} values a row, but the code of {type(self).__name__} has "
                 f"{int(np.prod(shape))}. Give codes as `transform` returns them."
             )
-        return self.modality_.decode(self._decode(torch.tensor(codes).view(-1, *shape)))
+        return self.modality_.explained.decode(self._decode(torch.tensor(codes).view(-1, *shape)))
 
     def reconstruct(self, X: Any) -> Any:
         """Return what the model makes of X, in X's own type, shape and units; deterministic."""
@@ -186,7 +186,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         def mean(batch: Batch) -> Tensor:
             return self.net_.likelihood.mean(self.net_(batch).out)
 
-        return self.modality_.decode(self._map(X, mean), like=X)
+        return self.modality_.explained.decode(self._map(X, mean), like=X)
 
     def score_samples(self, X: Any) -> Array:
         """Return a score of each sample in nats, ``(n,)``: higher = more normal.
@@ -194,7 +194,8 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         With a prior over codes it is the ELBO, -nll - KL, a lower bound on log p(x); its
         expectation is taken over `score_draws` codes whose noise is the same for every sample.
         For point codes it is -nll, which bounds nothing. Gaussian and Laplace likelihoods are
-        densities of X in its own units; the Bernoulli's is none.
+        densities of X in its own units, those of counts and levels probabilities; the Bernoulli's
+        is neither.
         """
         check_is_fitted(self)
         noise = None
@@ -236,7 +237,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
                 codes = codes.view(n, *self.net_.latent.code_shape)
             else:
                 codes = prior.sample(n)
-            return self.modality_.decode(self._decode(codes, noise))
+            return self.modality_.explained.decode(self._decode(codes, noise))
 
     def interpolate(self, a: Any, b: Any, steps: int = 10) -> Any:
         """Return `steps` samples from a to b along a straight line between their codes.
@@ -405,8 +406,11 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
     def _map(self, X: Any, function: Callable[[Batch], Tensor]) -> Tensor:
         """Apply a function of a batch to all samples of X."""
         check_is_fitted(self)
-        x, mask = self.modality_.encode(self.modality_.read(X, type(self).__name__))
-        return self._slices(InMemory(x, mask), function, torch.arange(len(x)))
+        array = self.modality_.read(X, type(self).__name__)
+        target = self.modality_.target(array)
+        x, mask = self.modality_.encode(array)
+        source = InMemory(x, mask, target=target)
+        return self._slices(source, function, torch.arange(len(x)))
 
     @torch.inference_mode()
     def _slices(

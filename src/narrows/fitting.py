@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -27,6 +28,8 @@ __all__ = ["FitOptions", "assemble", "check_options", "epochs", "sources", "star
 Weights = NDArray[np.float32]
 STEPS = 8000
 """What epochs="auto" aims at, within 10 to 100 epochs."""
+QUIET = 0.1
+"""What the decoder's last weights start with of their usual size where it puts out logs."""
 RANGES: dict[str, Range] = {"sigmoid": "unit", "tanh": "symmetric"}
 """Where outputs of an activation lie."""
 
@@ -107,7 +110,9 @@ def sources(
             f"batch_norm=True needs at least 2 samples in a batch; X has {len(train)} to train "
             f"on, and batch_size is {model.batch_size}."
         )
-    known = modality or known.learn(array[train], target_range(model))
+    if modality is None:
+        support = LIKELIHOODS[model.likelihood].support
+        known = known.learn(array[train], target_range(model)).counted(array, support)
     source = _source(model, known, array[train], weight if weight is None else weight[train])
     if validation is not None:
         return known, source, _source(model, known, known.read(validation, owner), None), rest
@@ -120,6 +125,7 @@ def sources(
 def _source(
     model: "BaseAutoencoder", modality: Modality, array: NDArray[Any], weight: Weights | None
 ) -> InMemory:
+    target = modality.target(array)
     x, mask = modality.encode(array)
     unit = LIKELIHOODS[model.likelihood].support == "unit"
     if unit and not 0 <= x.min() <= x.max() <= 1 + 1e-6:
@@ -130,7 +136,8 @@ def _source(
                 "or likelihood='gaussian'."
             )
         x = x.clamp(0, 1)  # held-out values beyond the range of the training rows
-    return InMemory(x, mask, None if weight is None else torch.from_numpy(weight / weight.mean()))
+    weights = None if weight is None else torch.from_numpy(weight / weight.mean())
+    return InMemory(x, mask, weights, target)
 
 
 def check_weight(weight: ArrayLike | None, n: int) -> Weights | None:
@@ -156,6 +163,8 @@ def check_weight(weight: ArrayLike | None, n: int) -> Weights | None:
 def target_range(model: "BaseAutoencoder") -> Range:
     """Return where the data shall lie inside the model."""
     support = LIKELIHOODS[model.likelihood].support
+    if model.scaling == "auto" and support == "counts":
+        return "log"
     if model.scaling == "auto":
         return "unit" if support == "unit" else RANGES.get(model.output_activation, "standard")
     if model.scaling == "minmax" and model.output_activation == "tanh":
@@ -169,7 +178,14 @@ def assemble(model: "BaseAutoencoder", modality: Modality) -> Net:
     name = model.likelihood
     output = None if model.output_activation == "auto" else model.output_activation
     likelihood: Likelihood = _call(
-        model, LIKELIHOODS, "likelihood", name, output=output, log_units=modality.log_units
+        model,
+        LIKELIHOODS,
+        "likelihood",
+        name,
+        output=output,
+        log_units=modality.explained.log_units,
+        levels=max(modality.levels, 1),
+        shape=modality.shape,
     )
     channels, *rest = modality.shape
     out = (channels * likelihood.channels, *rest)
@@ -198,7 +214,7 @@ def _call(
             f"is one of {', '.join(registry)}; import the module that registers it."
         )
     wanted = {part: set(inspect.signature(call).parameters) for part, call in registry.items()}
-    for field in sorted(set().union(*wanted.values()) & set(defaults) - wanted[name]):
+    for field in sorted(set().union(*wanted.values()) & set(defaults) - wanted[name] - set(given)):
         if values[field] != defaults[field]:
             readers = " or ".join(repr(part) for part in registry if field in wanted[part])
             raise ParameterError(
@@ -211,13 +227,22 @@ def _call(
 
 @torch.no_grad()
 def start_output(net: Net, source: InMemory) -> None:
-    """Start the decoder's last bias where the output is the mean of the data."""
-    mean = net.likelihood.bias(source.x.mean(0))
-    biases = [p for name, p in net.decoder.named_parameters() if name.endswith("bias")]
-    if biases and biases[-1].numel() == mean.numel():
-        biases[-1].copy_(mean.flatten())
-    elif biases and biases[-1].numel() == len(mean):
-        biases[-1].copy_(mean.flatten(1).mean(1))
+    """Start the decoder's last bias where the output explains the data's mean or marginal.
+
+    A convolution has one bias a channel, which then stands for all of its pixels.
+    """
+    parameters = dict(net.decoder.named_parameters())
+    biases = [name for name in parameters if name.endswith("bias")]
+    channels, x = net.likelihood.channels, source.target
+    for dims in ((0,), (0, *range(2, x.ndim))):
+        values = channels * prod(size for i, size in enumerate(x.shape) if i not in dims)
+        if biases and parameters[biases[-1]].numel() == values:
+            start = net.likelihood.start(x, source.mask, dims)
+            parameters[biases[-1]].copy_(start.flatten())
+            weight = parameters.get(biases[-1].removesuffix("bias") + "weight")
+            if net.likelihood.quiet and weight is not None:
+                weight.mul_(QUIET)
+            return
 
 
 def epochs(model: "BaseAutoencoder", source: InMemory) -> int:

@@ -31,7 +31,7 @@ class Settings(Parameters):
         downsampling: how a conv net halves the image: "stride", "max" or "average" pooling.
         likelihood: distribution of the data given the code.
         scale: spread of a Gaussian or Laplace likelihood in the model's units: "optimal" (closed
-            form), "learned", or a number.
+            form), "learned", "predicted" (each value's own, from the decoder), or a number.
         output_activation: activation of the decoder's output; "auto" takes the likelihood's.
         score_draws: codes drawn for each sample by `score_samples`; 0 scores at the mean code,
             which is no bound.
@@ -66,7 +66,7 @@ class Settings(Parameters):
     tied: bool = False
     downsampling: Literal["stride", "max", "average"] = "stride"
     likelihood: Annotated[str, OneOf(LIKELIHOODS)] = "gaussian"
-    scale: Literal["optimal", "learned"] | Positive = "optimal"
+    scale: Literal["optimal", "learned", "predicted"] | Positive = "optimal"
     output_activation: Literal["auto"] | Annotated[str, OneOf(ACTIVATIONS)] = "auto"
     score_draws: Annotated[int, Ge(0)] = 16
     epochs: Literal["auto"] | Count = "auto"

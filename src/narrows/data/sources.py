@@ -15,7 +15,8 @@ class Batch:
 
     Attributes:
         x: what the encoder sees, in the modality's units.
-        target: what the likelihood explains: x itself, unless x was corrupted.
+        target: what the likelihood explains: x itself, unless x was corrupted or scaled for the
+            encoder alone.
         mask: 1 where the target was observed, shaped like it; None where all of it was.
         condition: what encoder and decoder may also know of each sample.
         lengths: number of true steps of each padded sequence, ``(batch,)``.
@@ -49,19 +50,27 @@ class InMemory:
         x: samples in the modality's units, ``(n, ...)``.
         mask: 1 where observed, shaped like x, or None.
         weight: ``(n,)`` or None.
+        target: what the likelihood explains, shaped like x; None where it is x.
     """
 
     def __init__(
-        self, x: Tensor, mask: Tensor | None = None, weight: Tensor | None = None
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        weight: Tensor | None = None,
+        target: Tensor | None = None,
     ) -> None:
         self.x, self.mask, self.weight = x, mask, weight
+        self.target = x if target is None else target
 
     def __len__(self) -> int:
         return len(self.x)
 
     def to(self, device: torch.device) -> "InMemory":
         """Return the source with its samples on a device."""
-        moved = (None if t is None else t.to(device) for t in (self.x, self.mask, self.weight))
+        target = None if self.target is self.x else self.target
+        tensors = (self.x, self.mask, self.weight, target)
+        moved = (None if t is None else t.to(device) for t in tensors)
         return InMemory(*moved)  # type: ignore[arg-type]
 
     def steps(self, batch_size: int) -> int:
@@ -84,4 +93,5 @@ class InMemory:
         x = self.x.index_select(0, rows)
         mask = None if self.mask is None else self.mask.index_select(0, rows)
         weight = None if self.weight is None else self.weight.index_select(0, rows)
-        return Batch(x, x, mask=mask, weight=weight, index=rows)
+        target = x if self.target is self.x else self.target.index_select(0, rows)
+        return Batch(x, target, mask=mask, weight=weight, index=rows)
