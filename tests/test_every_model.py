@@ -55,6 +55,9 @@ def compositions():
     yield everything | {"architecture": "mlp"}
     yield everything | {"architecture": "conv", "downsampling": "max"}
     yield {"tied": True, "code": "gaussian", "output_activation": "tanh"}
+    yield from ({"likelihood": name, "scale": "predicted"} for name in ("gaussian", "laplace"))
+    for name in ("negative_binomial", "discretised_logistic"):
+        yield {"likelihood": name, "architecture": "conv", "code": "gaussian"}
 
 
 def cases():
@@ -151,9 +154,10 @@ def test_the_loss_falls(case):
 def test_every_parameter_gets_a_gradient(case):
     model = copy.deepcopy(fitted(case))
     net, device = model.net_.train(), torch.device("cpu")
-    x, mask = model.modality_.encode(model.modality_.read(data(case), "test"))
+    array = model.modality_.read(data(case), "test")
+    source = InMemory(*model.modality_.encode(array), target=model.modality_.target(array))
     reached = set()
-    for move in model.losses(InMemory(x, mask).take(torch.arange(64)).to(device)):
+    for move in model.losses(source.take(torch.arange(64)).to(device)):
         loss = torch.stack([term.mean() for term in move.terms.values()]).sum()
         modules, _ = net.players()[move.player]
         own = {p for module in modules for p in module.parameters()}

@@ -12,6 +12,10 @@ __all__ = ["NegativeBinomial", "Poisson", "ZeroInflatedNegativeBinomial"]
 
 LIMIT = 30.0
 """Largest |log mean|: nothing overflows, and counts up to 10^12 keep their place."""
+PACE = 10.0
+"""How much faster than a weight log theta moves: it has far to go, and Adam's steps are small."""
+FIRST = 2.0
+"""Where log theta starts: with widely spread counts, the code would seem to matter little."""
 WIDEST = 15.0
 """Largest |log dispersion|: beyond it, a negative binomial is a Poisson to all digits."""
 
@@ -58,11 +62,12 @@ class NegativeBinomial(Poisson):
 
     def __init__(self, output: str | None = None, shape: tuple[int, ...] = (1,)) -> None:
         super().__init__(output)
-        self.log_dispersion = nn.Parameter(torch.zeros(shape[0], *(1 for _ in shape[1:])))
+        size = (shape[0], *(1 for _ in shape[1:]))
+        self.log_dispersion = nn.Parameter(torch.full(size, FIRST / PACE))
 
     def log_theta(self) -> Tensor:
         """Return log theta, one a column or a channel."""
-        return bounded(self.log_dispersion, WIDEST)
+        return bounded(PACE * self.log_dispersion, WIDEST)
 
     def log_prob(self, out: Tensor, x: Tensor) -> Tensor:
         """Return log C(x + theta - 1, x) + theta log(1 - p) + x log p, with odds mu / theta."""

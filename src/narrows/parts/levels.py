@@ -7,7 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from narrows.errors import ParameterError
-from narrows.parts.likelihoods import Discrete, bounded, likelihood, marginal_mean, unbounded
+from narrows.parts.likelihoods import (
+    Discrete,
+    bounded,
+    likelihood,
+    marginal_mean,
+    marginal_moments,
+    unbounded,
+)
 
 __all__ = ["Categorical", "DiscretisedLogistic"]
 
@@ -139,7 +146,6 @@ class DiscretisedLogistic(Discrete):
 
     def start(self, x: Tensor, mask: Tensor | None, dims: tuple[int, ...]) -> Tensor:
         """Return the location and the log of the scale that have the moments of x."""
-        mean = marginal_mean(x, mask, dims)
-        variance = (marginal_mean(x.square(), mask, dims) - mean.square()).clamp(min=0)
+        mean, variance = marginal_moments(x, mask, dims)
         log_scale = (variance.sqrt() * sqrt(3) / pi).clamp(min=NARROWEST).log()
         return torch.cat([mean / self.middle - 1, unbounded(log_scale, LIMIT)])

@@ -21,6 +21,7 @@ __all__ = [
     "bounded",
     "likelihood",
     "marginal_mean",
+    "marginal_moments",
     "unbounded",
 ]
 
@@ -125,6 +126,15 @@ def marginal_mean(x: Tensor, mask: Tensor | None, dims: tuple[int, ...]) -> Tens
     return (x * mask).sum(dims) / mask.sum(dims).clamp(min=1)
 
 
+def marginal_moments(
+    x: Tensor, mask: Tensor | None, dims: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of the observed values over axes of x; 0 where there are none."""
+    mean = marginal_mean(x, mask, dims)
+    around = mean.view([1 if i in dims else size for i, size in enumerate(x.shape)])
+    return mean, marginal_mean((x - around).square(), mask, dims)
+
+
 def bounded(raw: Tensor, limit: float) -> Tensor:
     """Return `raw` held softly within ±limit: limit * tanh(raw / limit)."""
     return limit * (raw / limit).tanh()
@@ -141,8 +151,8 @@ class _Spread(Likelihood):
     Args:
         scale: "optimal" keeps the running closed-form optimum s^p = mean |x - mean|^p (Rybkin et
             al., 2021), frozen in evaluation; "learned" makes it a parameter; "predicted" reads
-            log s of each value from the decoder's second half of channels, held softly between
-            1/1000 and 1000 units of x; a number fixes it.
+            log s of each value from the decoder's second half of channels, relative to the
+            spread of the data and held softly within a factor of 20 of it; a number fixes it.
         output: activation of the decoder's output.
         log_units: log of the data's units per unit of x, broadcastable to a sample; it makes the
             nll a density of the data as the user gave them.
@@ -157,6 +167,8 @@ class _Spread(Likelihood):
     log_norm: ClassVar[float]
     floor = 1e-3
     rate = 0.1
+    reach = log(20)
+    """Largest |log| of a predicted scale over the data's: far smaller ones only overfit."""
 
     def __init__(
         self,
@@ -188,11 +200,18 @@ class _Spread(Likelihood):
         if self.channels == 1:
             return self.activation(out), self.log_scale
         location, log_scale = out.chunk(2, 1)
-        return self.activation(location), bounded(log_scale, -log(self.floor))
+        return self.activation(location), self.log_scale + bounded(log_scale, self.reach)
 
     def mean(self, out: Tensor) -> Tensor:
         """Return E[x | z], shaped like x."""
         return self.split(out)[0]
+
+    def start(self, x: Tensor, mask: Tensor | None, dims: tuple[int, ...]) -> Tensor:
+        """Return the mean and, for predicted scales, zeros; note the spread that they start at."""
+        if self.channels == 2:
+            variance = marginal_moments(x, mask, dims)[1].mean()
+            self.log_scale.copy_(variance.sqrt().clamp(min=self.floor).log())
+        return super().start(x, mask, dims)
 
     def nll(self, out: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return -log p(x | z) in nats, summed over the observed values: ``(batch,)``."""
