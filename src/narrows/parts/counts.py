@@ -1,12 +1,10 @@
 """Likelihoods of counts: Poisson, negative binomial, and negative binomial with more zeros."""
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from narrows.parts.likelihoods import Discrete, bounded, likelihood, unbounded
+from narrows.parts.likelihoods import Discrete, bounded, likelihood, marginal_mean, unbounded
 
 __all__ = ["NegativeBinomial", "Poisson", "ZeroInflatedNegativeBinomial"]
 
@@ -100,8 +98,6 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
     """
 
     channels = 2
-    first_logit: ClassVar[float] = -2.0
-    """Where the logit of pi starts: at one zero in eight."""
 
     def log_prob(self, out: Tensor, x: Tensor) -> Tensor:
         """Return log(pi [x = 0] + (1 - pi) NB(x)), with (1 - pi) / pi = exp(-logit)."""
@@ -120,8 +116,7 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
         return super().sample(location) * torch.bernoulli((-logit).sigmoid())
 
     def start(self, x: Tensor, mask: Tensor | None, dims: tuple[int, ...]) -> Tensor:
-        """Return log mu and the logit of pi whose mean is that of x."""
-        start = super().start(x, mask, dims)
-        location, logit = start.chunk(2)
-        logit = logit + self.first_logit
-        return torch.cat([location + F.softplus(logit), logit])
+        """Return log mu and the logit of pi, which takes half of the zeros; E[x] is x's mean."""
+        mean = marginal_mean(x, mask, dims)
+        zero = (marginal_mean((x == 0).to(x.dtype), mask, dims) / 2).clamp(min=0.01)
+        return torch.cat([self.bias(mean / (1 - zero)), zero.logit()])
