@@ -60,12 +60,12 @@ class NegativeBinomial(Poisson):
 
     def __init__(self, output: str | None = None, shape: tuple[int, ...] = (1,)) -> None:
         super().__init__(output)
-        size = (shape[0], *(1 for _ in shape[1:]))
-        self.log_dispersion = nn.Parameter(torch.full(size, FIRST / PACE))
+        self.form = (-1, *(1 for _ in shape[1:]))
+        self.log_dispersion = nn.Parameter(torch.full(shape[:1], FIRST / PACE))
 
     def log_theta(self) -> Tensor:
         """Return log theta, one a column or a channel."""
-        return bounded(PACE * self.log_dispersion, WIDEST)
+        return bounded(PACE * self.log_dispersion, WIDEST).view(self.form)
 
     def log_prob(self, out: Tensor, x: Tensor) -> Tensor:
         """Return log C(x + theta - 1, x) + theta log(1 - p) + x log p, with odds mu / theta."""
@@ -78,12 +78,9 @@ class NegativeBinomial(Poisson):
 
     def sample(self, out: Tensor) -> Tensor:
         """Draw a rate from the gamma distribution, and a count at that rate."""
-        return torch.poisson(self.rate(bounded(out, LIMIT).exp()))
-
-    def rate(self, mean: Tensor) -> Tensor:
-        """Draw Poisson rates of a mean."""
+        mean = bounded(out, LIMIT).exp()
         theta = self.log_theta().exp().expand_as(mean)
-        return torch._standard_gamma(theta) * (mean / theta)
+        return torch.poisson(torch._standard_gamma(theta) * (mean / theta))
 
 
 @likelihood

@@ -36,7 +36,7 @@ def likelihood(cls: L) -> L:
 
 
 def _name(cls: type) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
 
 
 class Likelihood(nn.Module):
