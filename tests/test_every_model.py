@@ -56,6 +56,9 @@ def compositions():
     yield everything | {"architecture": "mlp"}
     yield everything | {"architecture": "conv", "downsampling": "max"}
     yield {"tied": True, "code": "gaussian", "output_activation": "tanh"}
+    yield from ({"likelihood": name, "scale": "predicted"} for name in ("gaussian", "laplace"))
+    for name in ("negative_binomial", "discretised_logistic"):
+        yield {"likelihood": name, "architecture": "conv", "code": "gaussian"}
 
 
 def cases():
@@ -164,7 +167,9 @@ def test_every_parameter_gets_a_gradient(case):
     array = model.modality_.read(data(case), "test")
     x, mask = model.modality_.encode(array)
     condition, known = model.modality_.conditions(array, LABELS)
-    source, reached = InMemory(x, mask, condition=condition, known=known), set()
+    target = model.modality_.target(array)
+    source = InMemory(x, mask, condition=condition, known=known, target=target)
+    reached = set()
     for move in model.losses(source.take(torch.arange(64)).to(device)):
         loss = torch.stack([term.mean() for term in move.terms.values()]).sum()
         modules, _ = net.players()[move.player]

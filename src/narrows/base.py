@@ -198,7 +198,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
             )
         wanted = self._wanted(condition, len(codes))
         out = self._decode(torch.tensor(codes).view(-1, *shape), wanted)
-        return self.modality_.decode(out, condition=wanted)
+        return self.modality_.explained.decode(out, condition=wanted)
 
     def reconstruct(self, X: Any, y: Any = None) -> Any:
         """Return what the model makes of X, in X's own type, shape and units; deterministic."""
@@ -207,7 +207,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         def mean(batch: Batch) -> Tensor:
             return self.net_.likelihood.mean(self.net_(batch).out)
 
-        return self.modality_.decode(self._map(X, mean, y), like=X)
+        return self.modality_.explained.decode(self._map(X, mean, y), like=X)
 
     def score_samples(self, X: Any, y: Any = None) -> Array:
         """Return a score of each sample in nats, ``(n,)``: higher = more normal.
@@ -215,7 +215,8 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         With a prior over codes it is the ELBO, -nll - KL, a lower bound on log p(x); its
         expectation is taken over `score_draws` codes whose noise is the same for every sample.
         For point codes it is -nll, which bounds nothing. Gaussian and Laplace likelihoods are
-        densities of X in its own units; the Bernoulli's is none.
+        densities of X in its own units, those of counts and levels probabilities; the Bernoulli's
+        is neither.
         """
         check_is_fitted(self)
         noise = None
@@ -267,7 +268,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
                 codes = prior.sample(n)
             wanted = self._drawn(n) if condition is None else self._wanted(condition, n)
             out = self._decode(codes, wanted, noise)
-            return self.modality_.decode(out, condition=wanted)
+            return self.modality_.explained.decode(out, condition=wanted)
 
     def interpolate(self, a: Any, b: Any, steps: int = 10) -> Any:
         """Return `steps` samples from a to b along a straight line between their codes.
@@ -458,7 +459,8 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         array = self.modality_.read(X, type(self).__name__)
         x, mask = self.modality_.encode(array)
         condition, known = self.modality_.conditions(array, y)
-        source = InMemory(x, mask, condition=condition, known=known)
+        target = self.modality_.target(array)
+        source = InMemory(x, mask, condition=condition, known=known, target=target)
         return self._slices(source, function, torch.arange(len(x)))
 
     def _wanted(self, condition: Any, n: int) -> Tensor | None:

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -41,6 +42,8 @@ STEPS = 8000
 """What epochs="auto" aims at, within 10 to 100 epochs."""
 SLICE = 1024
 """Samples that pass through the encoder at once before training."""
+QUIET = 0.1
+"""What the decoder's last weights start with of their usual size where it puts out logs."""
 RANGES: dict[str, Range] = {"sigmoid": "unit", "tanh": "symmetric"}
 """Where outputs of an activation lie."""
 
@@ -125,7 +128,8 @@ def sources(
             f"on, and batch_size is {model.batch_size}."
         )
     if modality is None:
-        known = known.learn(array[train], target_range(model))
+        support = LIKELIHOODS[model.likelihood].support
+        known = known.learn(array[train], target_range(model)).counted(array, support)
         if known.condition is not None:
             learned = known.condition.learn(known.given(array, y), len(array), train)
             known = replace(known, condition=learned)
@@ -149,6 +153,7 @@ def _source(
     weight: Weights | None,
     rows: NDArray[np.intp],
 ) -> InMemory:
+    target = modality.target(array[rows])
     x, mask = modality.encode(array[rows])
     unit = LIKELIHOODS[model.likelihood].support == "unit"
     if unit and not 0 <= x.min() <= x.max() <= 1 + 1e-6:
@@ -161,10 +166,9 @@ def _source(
         x = x.clamp(0, 1)  # held-out values beyond the range of the training rows
     if weight is not None:
         weight = weight[rows] / weight[rows].mean()
+    weights = None if weight is None else torch.from_numpy(weight)
     condition, known = (None if t is None else t[torch.from_numpy(rows)] for t in conditions)
-    return InMemory(
-        x, mask, None if weight is None else torch.from_numpy(weight), condition, known
-    )
+    return InMemory(x, mask, weights, condition, known, target)
 
 
 def check_weight(weight: ArrayLike | None, n: int) -> Weights | None:
@@ -190,6 +194,8 @@ def check_weight(weight: ArrayLike | None, n: int) -> Weights | None:
 def target_range(model: "BaseAutoencoder") -> Range:
     """Return where the data shall lie inside the model."""
     support = LIKELIHOODS[model.likelihood].support
+    if model.scaling == "auto" and support == "counts":
+        return "log"
     if model.scaling == "auto":
         return "unit" if support == "unit" else RANGES.get(model.output_activation, "standard")
     if model.scaling == "minmax" and model.output_activation == "tanh":
@@ -203,7 +209,14 @@ def assemble(model: "BaseAutoencoder", modality: Modality) -> Net:
     name = model.likelihood
     output = None if model.output_activation == "auto" else model.output_activation
     likelihood: Likelihood = _call(
-        model, LIKELIHOODS, "likelihood", name, output=output, log_units=modality.log_units
+        model,
+        LIKELIHOODS,
+        "likelihood",
+        name,
+        output=output,
+        log_units=modality.explained.log_units,
+        levels=max(modality.levels, 1),
+        shape=modality.shape,
     )
     channels, *rest = modality.shape
     out = (channels * likelihood.channels, *rest)
@@ -255,7 +268,7 @@ def _call(
             f"is one of {', '.join(registry)}; import the module that registers it."
         )
     wanted = {part: set(inspect.signature(call).parameters) for part, call in registry.items()}
-    for field in sorted(set().union(*wanted.values()) & set(defaults) - wanted[name]):
+    for field in sorted(set().union(*wanted.values()) & set(defaults) - wanted[name] - set(given)):
         if values[field] != defaults[field]:
             readers = " or ".join(repr(part) for part in registry if field in wanted[part])
             raise ParameterError(
@@ -268,13 +281,23 @@ def _call(
 
 @torch.no_grad()
 def start_output(net: Net, source: InMemory) -> None:
-    """Start the decoder's last bias where the output is the mean of the data."""
-    mean = net.likelihood.bias(source.x.mean(0))
-    biases = [p for name, p in net.decoder.named_parameters() if name.endswith("bias")]
-    if biases and biases[-1].numel() == mean.numel():
-        biases[-1].copy_(mean.flatten())
-    elif biases and biases[-1].numel() == len(mean):
-        biases[-1].copy_(mean.flatten(1).mean(1))
+    """Start the decoder's last bias where the output explains the data's mean or marginal.
+
+    A convolution has one bias a channel, which then stands for all of its pixels.
+    """
+    parameters = dict(net.decoder.named_parameters())
+    biases = [name for name in parameters if name.endswith("bias")]
+    x = source.x if source.target is None else source.target
+    channels = net.likelihood.channels
+    for dims in ((0,), (0, *range(2, x.ndim))):
+        values = channels * prod(size for i, size in enumerate(x.shape) if i not in dims)
+        if biases and parameters[biases[-1]].numel() == values:
+            start = net.likelihood.start(x, source.mask, dims)
+            parameters[biases[-1]].copy_(start.flatten())
+            weight = parameters.get(biases[-1].removesuffix("bias") + "weight")
+            if net.likelihood.quiet and weight is not None:
+                weight.mul_(QUIET)
+            return
 
 
 @torch.no_grad()

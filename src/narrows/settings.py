@@ -20,7 +20,8 @@ class Settings(Parameters):
         latent_dim: size of the code.
         modality: what the data are: "table", "image", or "auto" where only one is possible.
         scaling: "standard", "robust" or "minmax" units inside the model, "none", or "auto": what
-            the likelihood and the output activation ask for.
+            the likelihood and the output activation ask for (for counts, "standard" units of
+            log(1 + x); a likelihood of whole numbers explains them unscaled).
         architecture: networks of encoder and decoder; "auto" takes the modality's.
         hidden: sizes of the encoder's layers (units; channels of a conv net), mirrored in the
             decoder; None takes the architecture's.
@@ -29,9 +30,12 @@ class Settings(Parameters):
         batch_norm: normalise every hidden layer over the batch.
         tied: let the decoder use the encoder's weights, transposed.
         downsampling: how a conv net halves the image: "stride", "max" or "average" pooling.
-        likelihood: distribution of the data given the code.
+        likelihood: distribution of the data given the code: of real numbers ("gaussian",
+            "laplace"), of shares ("bernoulli"), of counts ("poisson", "negative_binomial",
+            "zero_inflated_negative_binomial"), or of whole numbers with a largest one
+            ("categorical", "discretised_logistic").
         scale: spread of a Gaussian or Laplace likelihood in the model's units: "optimal" (closed
-            form), "learned", or a number.
+            form), "learned", "predicted" (each value's own, from the decoder), or a number.
         output_activation: activation of the decoder's output; "auto" takes the likelihood's.
         score_draws: codes drawn for each sample by `score_samples`; 0 scores at the mean code,
             which is no bound.
@@ -66,7 +70,7 @@ class Settings(Parameters):
     tied: bool = False
     downsampling: Literal["stride", "max", "average"] = "stride"
     likelihood: Annotated[str, OneOf(LIKELIHOODS)] = "gaussian"
-    scale: Literal["optimal", "learned"] | Positive = "optimal"
+    scale: Literal["optimal", "learned", "predicted"] | Positive = "optimal"
     output_activation: Literal["auto"] | Annotated[str, OneOf(ACTIVATIONS)] = "auto"
     score_draws: Annotated[int, Ge(0)] = 16
     epochs: Literal["auto"] | Count = "auto"

@@ -115,6 +115,19 @@ def test_log_likelihood_only_where_it_can_be_compared(model):
         assert "log_likelihood" not in scores
 
 
+@pytest.mark.parametrize("likelihood", ["poisson", "categorical"])
+def test_probabilities_are_not_compared_with_densities(likelihood):
+    """The errors are: both reconstructions are counts, PCA's of their logs."""
+    X = np.random.default_rng(0).poisson(4, (90, 3)).astype(float)
+    model = VAE(likelihood=likelihood, latent_dim=3, **QUICK).fit(X)
+    found = evaluate(model, X, **split(model, len(X))).metrics
+    assert "log_likelihood" not in found["model"] | found["pca"]
+    assert found["pca"]["mse"] < 1e-9  # as many dimensions as columns
+    assert found["model"]["mse"] == pytest.approx(
+        ((model.reconstruct(X) - X)[model.held_out_] ** 2).mean()
+    )
+
+
 def test_density_is_probabilistic_pcas():
     x = (RNG.standard_normal((80, 6)) @ RNG.standard_normal((6, 6))).astype(np.float32)
     for k in (1, 3, 5):

@@ -185,6 +185,7 @@ def frame(n=60):
     return X.assign(whole=RNG.integers(0, 9, n), flag=RNG.random(n) > 0.5, constant=1.0)
 
 
+COUNTS = np.random.default_rng(0).poisson(3, (40, 5)).astype(float)
 REALS = RNG.standard_normal((40, 5))
 CASES = {
     "colour": (VAE(), Dataset(RNG.integers(0, 256, (40, 13, 17, 3), np.uint8), None, "c")),
@@ -201,6 +202,8 @@ CASES = {
     "blank": (VAE(), Dataset(np.zeros((20, 5, 5), np.uint8), None, "blank", "image")),
     "all trained on": (VAE(validation=0.0), FEW),
     "bernoulli": (VAE(likelihood="bernoulli"), ROWS),
+    "counts": (VAE(likelihood="negative_binomial"), Dataset(COUNTS, None, "c", "table")),
+    "grey levels": (VAE(likelihood="discretised_logistic"), FEW),
     "collapsed": (VAE(beta=1e4), FEW),
     "real labels": (VAE(), Dataset(REALS, np.r_[np.nan, REALS[1:, 0]], "r", "table")),
     "words": (VAE(), Dataset(REALS, np.array(["long words as labels", "b"] * 20), "r", "table")),

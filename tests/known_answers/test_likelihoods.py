@@ -9,7 +9,7 @@ from torch import distributions
 import narrows
 from narrows.parts.latents import LATENTS, DiagonalGaussian
 from narrows.parts.latents import Gaussian as GaussianLatent
-from narrows.parts.likelihoods import LIKELIHOODS, Bernoulli, Gaussian, Laplace
+from narrows.parts.likelihoods import LIKELIHOODS, Bernoulli, Discrete, Gaussian, Laplace
 from narrows.training import average
 
 
@@ -18,6 +18,7 @@ def _seed():
     torch.manual_seed(0)
 
 
+CONTINUOUS = [name for name, cls in LIKELIHOODS.items() if not issubclass(cls, Discrete)]
 REFERENCE = {Gaussian: distributions.Normal, Laplace: distributions.Laplace}
 SHAPES = [(7,), (3, 4, 5), (1,)]
 
@@ -58,13 +59,19 @@ def test_bernoulli_is_the_density_of_torch_distributions(shape, masked):
     torch.testing.assert_close(Bernoulli().nll(logits, x, mask), -expected.flatten(1).sum(1))
 
 
+def values(name, *shape):
+    """Data that a likelihood can explain."""
+    whole = issubclass(LIKELIHOODS[name], Discrete)
+    return torch.randint(0, 5, shape).float() if whole else torch.rand(shape)
+
+
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_a_mask_hides_what_it_covers(name):
     likelihood = LIKELIHOODS[name]()
-    out, x = torch.randn(5, 8 * likelihood.channels), torch.rand(5, 8)
+    out, x = torch.randn(5, 8 * likelihood.channels), values(name, 5, 8)
     mask = torch.ones(5, 8)
     mask[:, 2:5] = 0
-    other = torch.where(mask > 0, x, 1 - x)
+    other = torch.where(mask > 0, x, x.flip(0))
     torch.testing.assert_close(likelihood.nll(out, x, mask), likelihood.nll(out, other, mask))
     hidden = likelihood.nll(out, x, torch.zeros(5, 8))
     torch.testing.assert_close(hidden, torch.zeros(5))
@@ -76,8 +83,8 @@ def test_a_mask_hides_what_it_covers(name):
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_the_gradient_of_the_nll_is_right(name):
     likelihood = LIKELIHOODS[name]().double()
-    out = torch.randn(4, 6 * likelihood.channels, dtype=torch.float64, requires_grad=True)
-    x = torch.rand(4, 6, dtype=torch.float64)
+    out = torch.randn(2, 5 * likelihood.channels, dtype=torch.float64, requires_grad=True)
+    x = values(name, 2, 5).double()
     torch.autograd.gradcheck(lambda out: likelihood.nll(out, x), out)
 
 
@@ -158,6 +165,90 @@ def test_the_scale_converges_to_the_error_in_training(scale, cancer):
     assert float(model.net_.likelihood.log_scale.detach().exp()) == pytest.approx(rms, rel=0.05)
 
 
+# -- predicted scales -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("cls", REFERENCE)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("units", [False, True])
+def test_a_predicted_scale_is_that_of_each_value(cls, shape, masked, units):
+    mean, raw, x = (torch.randn(6, *shape).double() for _ in range(3))
+    mask = (torch.rand(6, *shape) < 0.7).double() if masked else None
+    size = shape if len(shape) == 1 else (shape[0], 1, 1)
+    log_units = torch.randn(size).double() if units else None
+    likelihood = cls(scale="predicted", log_units=log_units).double()
+    assert likelihood.channels == 2
+    likelihood.log_scale.fill_(log(0.5))
+    scale = 0.5 * (log(20) * (raw / log(20)).tanh()).exp()
+    expected = REFERENCE[cls](mean, scale).log_prob(x)
+    expected = expected - log_units if units else expected
+    expected = expected * mask if masked else expected
+    out = torch.cat([mean, raw], 1)
+    torch.testing.assert_close(likelihood.nll(out, x, mask), -expected.flatten(1).sum(1))
+    torch.testing.assert_close(likelihood.mean(out), mean)
+
+
+@pytest.mark.parametrize("cls", REFERENCE)
+def test_the_gradient_of_a_predicted_scale_is_right(cls):
+    likelihood = cls(scale="predicted").double()
+    out = torch.randn(4, 12, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(4, 6, dtype=torch.float64)
+    torch.autograd.gradcheck(lambda out: likelihood.nll(out, x), out)
+
+
+@pytest.mark.parametrize("cls", REFERENCE)
+@pytest.mark.parametrize("extreme", [-1e6, 1e6])
+def test_a_predicted_scale_never_overflows(cls, extreme):
+    likelihood, x = cls(scale="predicted"), torch.randn(4, 3)
+    out = torch.cat([torch.zeros(4, 3), torch.full((4, 3), extreme)], 1).requires_grad_()
+    nll = likelihood.nll(out, x)
+    (gradient,) = torch.autograd.grad(nll.sum(), out)
+    assert nll.isfinite().all()
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("cls", REFERENCE)
+def test_draws_have_the_predicted_scale(cls):
+    out = torch.tensor([1.0, -2.0, log(0.5), log(2.0)]).repeat(200_000, 1)
+    likelihood = cls(scale="predicted")
+    likelihood.reach = 1e3  # as good as no bound
+    draws = likelihood.sample(out)
+    reference = REFERENCE[cls](torch.tensor([1.0, -2.0]), torch.tensor([0.5, 2.0]))
+    torch.testing.assert_close(draws.mean(0), reference.mean, atol=0.03, rtol=0)
+    torch.testing.assert_close(draws.std(0), reference.stddev, atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_predicted_scale_starts_at_the_spread_of_the_data(masked):
+    likelihood = Gaussian(scale="predicted")
+    x = torch.tensor([5.0, -3.0]) + 40 * torch.randn(5000, 2)
+    mask = (torch.rand(5000, 2) < 0.5).float() if masked else None
+    start = likelihood.start(x if mask is None else x * mask, mask, (0,))
+    seen = x if mask is None else torch.where(mask > 0, x, torch.nan)
+    torch.testing.assert_close(start[:2], seen.nanmean(0))
+    assert torch.equal(start[2:], torch.zeros(2))
+    assert float(likelihood.log_scale.exp()) == pytest.approx(40, rel=0.03)
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "laplace"])
+def test_predicted_scales_find_where_the_noise_is(likelihood):
+    """For half of the rows, the noise of the first columns is ten times as large."""
+    z, noise = torch.randn(1000, 1), 0.1 * torch.randn(1000, 6)
+    loud = (z > 0).float()
+    noise[:, :3] *= 1 + 9 * loud
+    X = (z * torch.linspace(-1, 1, 6) + noise).numpy()
+    options = {"latent_dim": 2, "epochs": 25, "likelihood": likelihood}
+    optimal, predicted = (
+        narrows.VAE(scale=scale, **options).fit(X[:800]) for scale in ("optimal", "predicted")
+    )
+    assert predicted.score(X[800:]) > optimal.score(X[800:]) + 0.5
+    code = torch.from_numpy(predicted.transform(X[800:]))
+    _, log_scale = predicted.net_.likelihood.split(predicted.net_.decoder(code))
+    rows = loud[800:, 0] > 0
+    assert (log_scale[rows, :3].mean() - log_scale[~rows, :3].mean()).exp() > 2
+
+
 # -- means, draws, biases ---------------------------------------------------------------------
 
 
@@ -181,7 +272,7 @@ def test_bernoulli_draws_have_the_mean_and_are_binary():
 
 
 @pytest.mark.parametrize("output", ["linear", "sigmoid", "tanh"])
-@pytest.mark.parametrize("name", LIKELIHOODS)
+@pytest.mark.parametrize("name", CONTINUOUS)
 def test_the_bias_gives_the_mean_back(name, output):
     if name == "bernoulli" and output != "sigmoid":
         return

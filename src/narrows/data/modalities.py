@@ -13,7 +13,8 @@ from torch import Tensor
 from narrows.data.arrays import as_matrix, as_numbers, as_plain, as_tensor
 from narrows.data.conditions import CONDITIONS, Condition, Numbers
 from narrows.data.frames import check_names, dtype_names, is_frame, open_frame, to_frame, to_matrix
-from narrows.data.scaling import Range, fit_scaling
+from narrows.data.scaling import Range, fit_scaling, log_counts
+from narrows.data.whole import check_whole
 from narrows.errors import DataError
 
 __all__ = ["MODALITIES", "Image", "Modality", "Table", "modality_of"]
@@ -42,6 +43,12 @@ class Modality(ABC):
     scale: tuple[float, ...] = ()
     condition: Condition | None = None
     """What is known of each sample beside it, for models that take it."""
+    log: bool = False
+    """Whether center and scale are those of log(1 + x)."""
+    whole: bool = False
+    """Whether the likelihood explains whole numbers as they are; only the encoder sees x."""
+    levels: int = 0
+    """How many whole numbers there are, from 0; 0 where there is no end."""
 
     @classmethod
     @abstractmethod
@@ -63,6 +70,40 @@ class Modality(ABC):
     @abstractmethod
     def encode(self, array: Array) -> tuple[Tensor, Tensor | None]:
         """Return float32 samples ``(n, *shape)``, and the mask of the observed values or None."""
+
+    def counted(self, array: Array, support: str) -> "Modality":
+        """Return this modality for a likelihood of this support, once it is learned.
+
+        Raises:
+            DataError: the likelihood explains whole numbers, and these are others.
+        """
+        if support not in ("counts", "levels"):
+            return self
+        whole = replace(self, whole=True)
+        highest = int(check_whole(whole.explained.encode(array)[0], 0))
+        if array.dtype == np.uint8 and highest > 127:
+            highest = 255
+        return replace(whole, levels=highest + 1 if support == "levels" else 0)
+
+    @property
+    def explained(self) -> "Modality":
+        """The modality of what the likelihood explains: this one, or unscaled whole numbers."""
+        if not self.whole:
+            return self
+        n = len(self.center)
+        return replace(self, center=(0.0,) * n, scale=(1.0,) * n, log=False)
+
+    def target(self, array: Array) -> Tensor | None:
+        """Return what the likelihood explains, shaped like x; None where it is x.
+
+        Raises:
+            DataError: it must be whole numbers, and is not.
+        """
+        if not self.whole:
+            return None
+        values = self.explained.encode(array)[0]
+        check_whole(values, self.levels)
+        return values
 
     @abstractmethod
     def decode(self, x: Tensor, like: Any = None, condition: Tensor | None = None) -> Any:
@@ -111,7 +152,7 @@ class Modality(ABC):
     @staticmethod
     def restore(state: dict[str, Any]) -> "Modality":
         """Return the modality that `state` describes."""
-        fields = _tuples(state)
+        fields: dict[str, Any] = _tuples(state)
         if fields.get("condition") is not None:
             condition = _tuples(fields["condition"])
             fields["condition"] = CONDITIONS[str(condition.pop("name"))](**condition)
@@ -129,6 +170,8 @@ class Modality(ABC):
         numbers = all(isinstance(v, float | int) for v in (*self.center, *self.scale))
         if not numbers or not len(self.center) == len(self.scale) == self.shape[0]:
             raise DataError("center, scale and shape of the modality do not fit one another.")
+        if [type(v) for v in (self.log, self.whole, self.levels)] != [bool, bool, int]:
+            raise DataError("log, whole and levels of the modality are not of their types.")
 
 
 @dataclass(frozen=True)
@@ -205,13 +248,15 @@ class Table(Modality):
                 "Every column of X is constant: there is nothing to learn.", stacklevel=3
             )
             kept = np.setdiff1d(np.arange(self.n_features), self._given_columns)[:1]
-        center, scale = fit_scaling(array[:, kept], target)
+        columns = log_counts(array[:, kept]) if target == "log" else array[:, kept]
+        center, scale = fit_scaling(columns, target)
         constants = tuple(np.where(seen, low, np.nan).astype(float).tolist())
         return replace(
             self,
             shape=(len(kept),),
             center=center,
             scale=scale,
+            log=target == "log",
             constants=constants,
             kept=tuple(kept.tolist()),
         )
@@ -219,8 +264,9 @@ class Table(Modality):
     def encode(self, array: Array) -> tuple[Tensor, Tensor | None]:
         """Scale the varying columns; a missing value becomes its column's center."""
         values = array if len(self.kept) == self.n_features else array[:, self.kept]
-        x = ((values - np.array(self.center)) / np.array(self.scale)).astype(np.float32)
         observed = ~np.isnan(values)
+        values = log_counts(values) if self.log else values
+        x = ((values - np.array(self.center)) / np.array(self.scale)).astype(np.float32)
         if observed.all():
             return as_tensor(x), None
         mask = observed.astype(np.float32)
@@ -236,7 +282,8 @@ class Table(Modality):
                 center = torch.zeros(len(x), self.condition.width)
                 given = self.condition.units(center if condition is None else condition)
             values[:, self._given_columns] = given
-        values[:, self.kept] = x.double().numpy() * np.array(self.scale) + np.array(self.center)
+        varying = x.double().numpy() * np.array(self.scale) + np.array(self.center)
+        values[:, self.kept] = np.expm1(varying).clip(0) if self.log else varying
         if not self.frame or not (like is None or is_frame(like)):
             return values.astype(np.float32)
         return to_frame(values, self.columns, self.dtypes, self.frame, like)
@@ -345,19 +392,22 @@ class Image(Modality):
         pixels = (
             array.reshape(-1, 1) if joint else np.moveaxis(array, 1, -1).reshape(-1, self.shape[0])
         )
+        pixels = log_counts(pixels) if target == "log" else pixels
         bounds = (0.0, 255.0) if array.dtype == np.uint8 else None
         center, scale = fit_scaling(pixels, target, bounds)
-        return replace(self, center=center, scale=scale)
+        return replace(self, center=center, scale=scale, log=target == "log")
 
     def encode(self, array: Array) -> tuple[Tensor, Tensor | None]:
         """Scale the pixels."""
         x = torch.from_numpy(np.array(array, np.float32, order="C"))  # always a copy
+        x = x.clamp_(min=0).log1p_() if self.log else x
         return x.sub_(self._pixel(self.center)).div_(self._pixel(self.scale)), None
 
     def decode(self, x: Tensor, like: Any = None, condition: Tensor | None = None) -> Any:
         """Undo the scaling; whole pixels are rounded and clipped."""
         del like, condition
         pixels = x.float() * self._pixel(self.scale) + self._pixel(self.center)
+        pixels = pixels.expm1_().clamp_(min=0) if self.log else pixels
         if self.dtype in WHOLE:
             whole = getattr(torch, self.dtype)
             pixels = pixels.round_().clamp_(0, torch.iinfo(whole).max).to(whole)

@@ -5,12 +5,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Range", "fit_scaling"]
+__all__ = ["Range", "fit_scaling", "log_counts"]
 
 Array = NDArray[Any]
-Range = Literal["standard", "robust", "unit", "symmetric", "none"]
-"""Mean 0 and variance 1; median 0 and a normal's quartiles; [0, 1]; [-1, 1]; as given."""
+Range = Literal["standard", "robust", "unit", "symmetric", "log", "none"]
+"""Mean 0 and variance 1; median 0 and a normal's quartiles; [0, 1]; [-1, 1]; mean 0 and variance
+1 of the logs of counts; as given."""
 QUARTILES_OF_NORMAL = 1.349
+
+
+def log_counts(counts: Array) -> Array:
+    """Return log(1 + x), which keeps a few large counts from hiding the others."""
+    logs: Array = np.log1p(np.maximum(counts, 0), dtype=np.result_type(counts, np.float32))
+    return logs
 
 
 def fit_scaling(

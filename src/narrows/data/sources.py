@@ -15,7 +15,8 @@ class Batch:
 
     Attributes:
         x: what the encoder sees, in the modality's units.
-        target: what the likelihood explains: x itself, unless x was corrupted.
+        target: what the likelihood explains: x itself, unless x was corrupted or scaled for the
+            encoder alone.
         mask: 1 where the target was observed, shaped like it; None where all of it was.
         condition: what encoder and decoder may also know of each sample.
         known: 1 where the condition is known, ``(batch,)``; None where all of it is.
@@ -53,6 +54,7 @@ class InMemory:
         weight: ``(n,)`` or None.
         condition: ``(n, width)`` or None.
         known: ``(n,)`` or None.
+        target: what the likelihood explains, shaped like x; None where it is x.
     """
 
     def __init__(
@@ -62,9 +64,10 @@ class InMemory:
         weight: Tensor | None = None,
         condition: Tensor | None = None,
         known: Tensor | None = None,
+        target: Tensor | None = None,
     ) -> None:
         self.x, self.mask, self.weight = x, mask, weight
-        self.condition, self.known = condition, known
+        self.condition, self.known, self.target = condition, known, target
 
     def __len__(self) -> int:
         return len(self.x)
@@ -95,4 +98,4 @@ class InMemory:
     def take(self, rows: Tensor) -> Batch:
         """Return the batch of these rows."""
         taken = {name: t.index_select(0, rows) for name, t in self.tensors().items()}
-        return Batch(target=taken["x"], index=rows, **taken)
+        return Batch(**{"target": taken["x"], "index": rows} | taken)

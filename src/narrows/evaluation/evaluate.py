@@ -21,7 +21,6 @@ from narrows.metrics.reconstruction import (
     psnr,
     sample_mse,
 )
-from narrows.parts.likelihoods import Bernoulli
 
 __all__ = ["Evaluation", "Examples", "evaluate", "take"]
 
@@ -211,12 +210,12 @@ class _Data:
     def log_likelihoods(self, model: BaseAutoencoder) -> dict[str, float]:
         """Return both where the model bounds log p(x): others would be compared unfairly.
 
-        A point code is not paid for in -nll, Bernoulli's nll of grey values is no density, and
-        score_draws=0 gives no bound.
+        A point code is not paid for in -nll, Bernoulli's nll of grey values is no density,
+        counts and levels have probabilities, and score_draws=0 gives no bound.
         """
         net = model.net_
         bound = net.latent.prior() is not None and model.score_draws > 0
-        if not bound or isinstance(net.likelihood, Bernoulli):
+        if not bound or net.likelihood.support != "real":
             return {}
         units = self.modality.log_units.expand(self.modality.shape).flatten().double().numpy()
         offset = units.sum() if self.observed is None else self.observed @ units

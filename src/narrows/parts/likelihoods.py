@@ -1,5 +1,6 @@
 """Likelihoods: p(x | z) from what the decoder puts out, in nats, summed over a sample."""
 
+import re
 from math import log, pi
 from typing import ClassVar, Literal, TypeVar
 
@@ -10,27 +11,49 @@ from torch import Tensor, nn
 from narrows.errors import ParameterError
 from narrows.parts.networks import ACTIVATIONS
 
-__all__ = ["LIKELIHOODS", "Bernoulli", "Gaussian", "Laplace", "Likelihood", "likelihood"]
+__all__ = [
+    "LIKELIHOODS",
+    "Bernoulli",
+    "Discrete",
+    "Gaussian",
+    "Laplace",
+    "Likelihood",
+    "bounded",
+    "likelihood",
+    "marginal_mean",
+    "marginal_moments",
+    "unbounded",
+]
 
 L = TypeVar("L", bound=type["Likelihood"])
 LIKELIHOODS: dict[str, type["Likelihood"]] = {}
 
 
 def likelihood(cls: L) -> L:
-    """Register a likelihood under its lower-case name."""
-    LIKELIHOODS[cls.__name__.lower()] = cls
+    """Register a likelihood under its name in lower case: NegativeBinomial, negative_binomial."""
+    LIKELIHOODS[_name(cls)] = cls
     return cls
+
+
+def _name(cls: type) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
 
 
 class Likelihood(nn.Module):
     """Base of the likelihoods; a sample may have any shape, `mask` is 1 where it was observed."""
 
-    channels: ClassVar[int] = 1
-    """How many values the decoder must put out for each value of x."""
-    support: ClassVar[Literal["real", "unit"]] = "real"
-    """The range of x that it can explain: any real number, or [0, 1]."""
+    channels: int = 1
+    """How many values the decoder must put out for each value of x, on its first axis."""
+    support: ClassVar[Literal["real", "unit", "counts", "levels"]] = "real"
+    """What x it explains: real numbers, those in [0, 1], whole numbers ≥ 0, or those < levels.
+
+    Whole numbers are explained as they are, whatever scaling the encoder sees them in.
+    """
     output: ClassVar[str] = "linear"
     """The activation from the decoder's output to the mean where the user names none."""
+
+    quiet: bool = False
+    """Whether the decoder puts out logs, whose first values must not stray far from `start`."""
 
     def __init__(self, output: str | None = None) -> None:
         super().__init__()
@@ -58,10 +81,68 @@ class Likelihood(nn.Module):
             return mean.clamp(-1 + 1e-3, 1 - 1e-3).atanh()
         return mean
 
+    def start(self, x: Tensor, mask: Tensor | None, dims: tuple[int, ...]) -> Tensor:
+        """Return where the decoder's last bias starts: at the marginal of x over `dims`.
+
+        It has `channels` blocks on its first axis: the mean, and zeros unless a likelihood knows
+        better.
+        """
+        mean = self.bias(marginal_mean(x, mask, dims))
+        return torch.cat([mean, *[torch.zeros_like(mean)] * (self.channels - 1)])
+
     def update(
         self, nll: Tensor, x: Tensor, mask: Tensor | None = None, weight: Tensor | None = None
     ) -> None:
         """Change running state after an optimizer step, from the nll that it was made with."""
+
+
+class Discrete(Likelihood):
+    """Base of the distributions of whole numbers, whose own parameters the decoder puts out."""
+
+    quiet = True
+
+    def __init__(self, output: str | None = None) -> None:
+        if output is not None:
+            raise ParameterError(
+                f"likelihood='{_name(type(self))}' reads its own parameters from the decoder: "
+                f"output_activation must be 'auto'. Got '{output}' instead."
+            )
+        super().__init__()
+
+    def nll(self, out: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return -log p(x | z) in nats, summed over the observed values: ``(batch,)``."""
+        log_prob = self.log_prob(out.to(x.dtype), x)
+        return -(log_prob if mask is None else log_prob * mask).flatten(1).sum(1)
+
+    def log_prob(self, out: Tensor, x: Tensor) -> Tensor:
+        """Return log p(x | z) of each value, shaped like x."""
+        raise NotImplementedError
+
+
+def marginal_mean(x: Tensor, mask: Tensor | None, dims: tuple[int, ...]) -> Tensor:
+    """Return the mean of the observed values over axes of x; 0 where there are none."""
+    if mask is None:
+        return x.mean(dims)
+    return (x * mask).sum(dims) / mask.sum(dims).clamp(min=1)
+
+
+def marginal_moments(
+    x: Tensor, mask: Tensor | None, dims: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of the observed values over axes of x; 0 where there are none."""
+    mean = marginal_mean(x, mask, dims)
+    around = mean.view([1 if i in dims else size for i, size in enumerate(x.shape)])
+    return mean, marginal_mean((x - around).square(), mask, dims)
+
+
+def bounded(raw: Tensor, limit: float) -> Tensor:
+    """Return `raw` held softly within ±limit: limit * tanh(raw / limit)."""
+    return limit * (raw / limit).tanh()
+
+
+def unbounded(value: Tensor, limit: float) -> Tensor:
+    """Return what `bounded` makes `value` of."""
+    return limit * (value / limit).atanh()
 
 
 class _Spread(Likelihood):
@@ -69,7 +150,9 @@ class _Spread(Likelihood):
 
     Args:
         scale: "optimal" keeps the running closed-form optimum s^p = mean |x - mean|^p (Rybkin et
-            al., 2021), frozen in evaluation; "learned" makes it a parameter; a number fixes it.
+            al., 2021), frozen in evaluation; "learned" makes it a parameter; "predicted" reads
+            log s of each value from the decoder's second half of channels, relative to the
+            spread of the data and held softly within a factor of 20 of it; a number fixes it.
         output: activation of the decoder's output.
         log_units: log of the data's units per unit of x, broadcastable to a sample; it makes the
             nll a density of the data as the user gave them.
@@ -84,15 +167,19 @@ class _Spread(Likelihood):
     log_norm: ClassVar[float]
     floor = 1e-3
     rate = 0.1
+    reach = log(20)
+    """Largest |log| of a predicted scale over the data's: far smaller ones only overfit."""
 
     def __init__(
         self,
-        scale: float | Literal["optimal", "learned"] = "optimal",
+        scale: float | Literal["optimal", "learned", "predicted"] = "optimal",
         output: str | None = None,
         log_units: Tensor | None = None,
     ) -> None:
         super().__init__(output)
         self.scale = scale
+        self.quiet = scale == "predicted"
+        self.channels = 1 + self.quiet
         start = torch.tensor(0.0 if isinstance(scale, str) else log(scale))
         if scale == "learned":
             self.log_scale = nn.Parameter(start)
@@ -108,9 +195,32 @@ class _Spread(Likelihood):
         """Show how the scale is found."""
         return f"scale={self.scale!r}"
 
+    def split(self, out: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean, and the log of the scale, broadcastable to it."""
+        if self.channels == 1:
+            return self.activation(out), self.log_scale
+        location, log_scale = out.chunk(2, 1)
+        return self.activation(location), self.log_scale + bounded(log_scale, self.reach)
+
+    def mean(self, out: Tensor) -> Tensor:
+        """Return E[x | z], shaped like x."""
+        return self.split(out)[0]
+
+    def start(self, x: Tensor, mask: Tensor | None, dims: tuple[int, ...]) -> Tensor:
+        """Return the mean and, for predicted scales, zeros; note the spread that they start at."""
+        if self.channels == 2:
+            variance = marginal_moments(x, mask, dims)[1].mean()
+            self.log_scale.copy_(variance.sqrt().clamp(min=self.floor).log())
+        return super().start(x, mask, dims)
+
     def nll(self, out: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return -log p(x | z) in nats, summed over the observed values: ``(batch,)``."""
-        distance = self.distance(self.mean(out), x)
+        mean, log_scale = self.split(out)
+        distance = self.distance(mean, x)
+        if self.channels == 2:
+            each = distance * (-self.power * log_scale).exp() / self.power
+            each = each + log_scale + (self.log_norm + self.log_units)
+            return (each if mask is None else each * mask).flatten(1).sum(1)
         total = distance if mask is None else distance * mask
         factor = (-self.power * self.log_scale).exp() / self.power
         return total.flatten(1).sum(1) * factor + self.offset(x, mask)
@@ -163,8 +273,8 @@ class Gaussian(_Spread):
 
     def sample(self, out: Tensor) -> Tensor:
         """Draw x from the normal."""
-        mean = self.mean(out)
-        return mean + self.log_scale.exp() * torch.randn_like(mean)
+        mean, log_scale = self.split(out)
+        return mean + log_scale.exp() * torch.randn_like(mean)
 
 
 @likelihood
@@ -180,9 +290,9 @@ class Laplace(_Spread):
 
     def sample(self, out: Tensor) -> Tensor:
         """Draw x from the Laplace distribution: a difference of two exponentials."""
-        mean = self.mean(out)
+        mean, log_scale = self.split(out)
         draws = torch.empty(2, *mean.shape, device=mean.device, dtype=mean.dtype).exponential_()
-        return mean + self.log_scale.exp() * (draws[0] - draws[1])
+        return mean + log_scale.exp() * (draws[0] - draws[1])
 
 
 @likelihood
