@@ -17,7 +17,6 @@ from narrows.parts.divergences import aggregate, mmd, moments
 SMALL = {"latent_dim": 4, "hidden": (32,), "epochs": 3, "batch_size": 64, "verbose": 0}
 
 
-@torch.no_grad()
 def terms(cls, progress=0.5, weight=None, training=True, **fields):
     """A step of a small fitted model at some progress, and the terms of its objective."""
     X = load_digits().data[:128]
@@ -25,11 +24,12 @@ def terms(cls, progress=0.5, weight=None, training=True, **fields):
     x, _ = model.modality_.encode(model.modality_.read(X, "test"))
     net = model.net_.train(training)
     net.latent.train()
-    torch.manual_seed(0)
-    step = net(Batch(x, x, weight=weight))
-    step = replace(step, progress=torch.tensor(progress))
-    torch.manual_seed(1)
-    return model, step, model.objective(step)
+    with torch.no_grad():
+        torch.manual_seed(0)
+        step = net(Batch(x, x, weight=weight))
+        step = replace(step, progress=torch.tensor(progress))
+        torch.manual_seed(1)
+        return model, step, model.objective(step)
 
 
 def same(found, expected):
@@ -314,7 +314,8 @@ def test_dip_brings_the_covariance_to_the_identity(version, diagonal, digits):
             diagonal=weight * diagonal,
         ).fit(digits)
         x, _ = model.modality_.encode(model.modality_.read(digits, "test"))
-        q = model.net_(Batch(x, x)).q
+        with torch.no_grad():
+            q = model.net_(Batch(x, x)).q
         return float(sum(moments(q, sampled=version == "II")))
 
     assert gap(1.0) < 0.5 * gap(0.0)
