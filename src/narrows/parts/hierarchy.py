@@ -13,7 +13,7 @@ from narrows.parts.networks import initialise
 
 __all__ = ["Ladder", "Relative", "combine"]
 
-FEATURES = 64
+FEATURES = 32
 """Width of what goes up from level to level, and of the layers that lead down."""
 FLOOR = -8.0
 """Smallest log-variance of a prior: a code that strays from a narrower one would cost too much."""
@@ -38,9 +38,9 @@ class Relative(DiagonalGaussian):
 
 def combine(one: DiagonalGaussian, two: DiagonalGaussian) -> DiagonalGaussian:
     """Return the normalised product of normals: means weighted by precisions, which add up."""
-    share = torch.sigmoid(two.logvar - one.logvar)
-    mean = share * one.mean + (1 - share) * two.mean
-    return DiagonalGaussian(mean, -torch.logaddexp(-one.logvar, -two.logvar))
+    log_share = F.logsigmoid(two.logvar - one.logvar)
+    mean = torch.lerp(two.mean, one.mean, log_share.exp())
+    return DiagonalGaussian(mean, one.logvar + log_share)
 
 
 def normal(parameters: Tensor) -> DiagonalGaussian:
