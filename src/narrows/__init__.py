@@ -7,10 +7,13 @@ if TYPE_CHECKING:
     from narrows.base import MODELS, BaseAutoencoder, load, register
     from narrows.models import (
         VAE,
+        VAEGAN,
+        AdversarialAutoencoder,
         Autoencoder,
         ComposedAutoencoder,
         ContractiveAutoencoder,
         DenoisingAutoencoder,
+        FactorVAE,
         LinearAutoencoder,
         SparseAutoencoder,
     )
@@ -20,11 +23,14 @@ __version__ = "0.1.0"
 __all__ = [
     "MODELS",
     "VAE",
+    "VAEGAN",
+    "AdversarialAutoencoder",
     "Autoencoder",
     "BaseAutoencoder",
     "ComposedAutoencoder",
     "ContractiveAutoencoder",
     "DenoisingAutoencoder",
+    "FactorVAE",
     "LinearAutoencoder",
     "SparseAutoencoder",
     "load",

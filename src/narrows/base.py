@@ -21,7 +21,7 @@ from narrows.density import Mixture
 from narrows.errors import DataError, ParameterError
 from narrows.fitting import FitOptions, assemble, check_options, epochs, sources, start_output
 from narrows.metrics.health import Diagnosis, diagnose
-from narrows.net import Move, Net, Step, Terms, forms, outline
+from narrows.net import Move, Net, Player, Step, Terms, forms, outline
 from narrows.parts.latents import Latent
 from narrows.progress import Display
 from narrows.runtime import choose_threads, resolve_device, seeded, threads
@@ -85,6 +85,10 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         """Yield the players' moves on a batch, in order; each is made before the next is asked."""
         step = self.net_(batch)
         yield Move("autoencoder", self.objective(step), step)
+
+    def players(self) -> dict[str, Player]:
+        """Return the players of the net, with the options of their optimizers."""
+        return self.net_.players()
 
     def prepare(self, source: InMemory) -> None:
         """Look at the training samples before the first step; nothing by default."""
@@ -191,7 +195,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
     def score_samples(self, X: Any) -> Array:
         """Return a score of each sample in nats, ``(n,)``: higher = more normal.
 
-        With a prior over codes it is the ELBO, -nll - KL, a lower bound on log p(x); its
+        Where codes are drawn it is the ELBO, -nll - KL, a lower bound on log p(x); its
         expectation is taken over `score_draws` codes whose noise is the same for every sample.
         For point codes it is -nll, which bounds nothing. Gaussian and Laplace likelihoods are
         densities of X in its own units; the Bernoulli's is none.

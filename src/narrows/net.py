@@ -116,7 +116,7 @@ class Net(nn.Module):
                 mean, which is no bound.
         """
         h, context = self.encode(batch)
-        draws = [None] if noise is None or self.latent.prior() is None else noise.split(1)
+        draws = [None] if noise is None or not self.latent.stochastic else noise.split(1)
         steps = (self.complete(batch, h, context, draw) for draw in draws)
         bounds = [-step.nll - step.charges.get("kl", torch.zeros(())) for step in steps]
         return torch.stack(bounds).mean(0)

@@ -212,7 +212,7 @@ class _Data:
         score_draws=0 gives no bound.
         """
         net = model.net_
-        bound = net.latent.prior() is not None and model.score_draws > 0
+        bound = net.latent.stochastic and model.score_draws > 0
         if not bound or isinstance(net.likelihood, Bernoulli):
             return {}
         units = self.modality.log_units.expand(self.modality.shape).flatten().double().numpy()

@@ -100,6 +100,11 @@ class Latent(nn.Module):
         """Return p(z), or None for a point code."""
         return None
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether codes are drawn and pay for it, so that -nll - kl bounds log p(x)."""
+        return self.prior() is not None
+
     def noise(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Return n draws of what `forward` takes as noise, ``(n, *code_shape)``, on the CPU."""
         return torch.randn(n, *self.code_shape, generator=generator)
