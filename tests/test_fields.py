@@ -50,6 +50,14 @@ CHANGES = {
     "contraction": (5.0, {}),
     "jacobian": ("exact", {}),
     "beta": (5.0, {}),
+    "gamma": (50.0, {}),
+    "adversarial": (50.0, {}),
+    "prior": ("uniform", {}),
+    "components": (4, {"prior": "mixture"}),
+    "critic_hidden": ((12,), {}),
+    "critic_rate": (3.0, {}),
+    "spectral_norm": (True, {}),
+    "r1": (5.0, {}),
     "code": ("gaussian", {}),
     "code_options": ({"activation": "tanh"}, {"code": "point"}),
     "charges": ({"kl": 0.1}, {"code": "gaussian"}),
@@ -116,7 +124,7 @@ def test_a_field_changes_the_result(cls, field):
         return
     before, after = result(cls, **partners), result(cls, **partners | {field: value})
     if field == "score_draws":  # a point code has nothing to draw
-        drawn = cls(**BASE).latent().prior() is not None
+        drawn = cls(**BASE).latent().stochastic
         assert (before == after) is not drawn
         assert before[:2] == after[:2]
     else:

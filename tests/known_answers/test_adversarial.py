@@ -1,5 +1,6 @@
 """Critics against closed forms; the players' gradients against the papers' separate losses."""
 
+from functools import cache
 from math import log, pi, sqrt
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import nn
 from torch.nn.functional import logsigmoid
 
 import narrows
-from narrows.data.sources import Batch, InMemory
+from narrows.data.sources import InMemory
 from narrows.errors import ParameterError
 from narrows.parts.critics import (
     Critic,
@@ -201,17 +202,23 @@ def test_factor_vae_without_gamma_is_the_vae(digits):
 
 
 def test_gamma_lowers_the_dependence_of_the_codes():
-    """As judged by a new critic, on codes of digits that were held out."""
-    X = load_digits().data
-    options = {"hidden": (64,), "critic_hidden": (64,), "epochs": 15, "learning_rate": 5e-3}
+    """Points of a ring have two uncorrelated units, of which one still tells of the other.
+
+    A new critic judges the codes.
+    """
+    rng = np.random.default_rng(0)
+    angle = rng.uniform(0, 2 * pi, 1000)
+    X = np.stack([np.cos(angle), np.sin(angle)], 1) @ rng.normal(size=(2, 6))
+    X += rng.normal(0, 0.2, X.shape)
 
     def dependence(gamma):
-        model = narrows.FactorVAE(**options, gamma=gamma).fit(X[:900])
+        options = {"latent_dim": 2, "hidden": (32,), "critic_hidden": (32,), "epochs": 15}
+        model = narrows.FactorVAE(**options, learning_rate=1e-2, gamma=gamma).fit(X[:600])
+        model.net_.latent.train()
         with torch.no_grad():
-            model.net_.latent.train()
-            z = model.net_(batch_of(model, X[900:], 897)).z
-        critic = train(Critic((8,), (32,)), lambda: (z[:600], permute_dims(z[:600])), steps=150)
-        return float(critic(z[600:]).mean().detach())
+            z = model.net_(batch_of(model, X[600:], 400)).z
+        critic = train(Critic((2,), (32,)), lambda: (z, permute_dims(z)), steps=200)
+        return float(critic(z).mean().detach())
 
     assert dependence(20.0) < 0.5 * dependence(0.0)
 
@@ -223,15 +230,15 @@ def test_gamma_lowers_the_dependence_of_the_codes():
 def test_a_prior_samples_its_own_density(kind):
     """The density integrates to 1, and a histogram of draws has its values."""
     prior = Matched(2, kind, 5).prior()
-    edges = torch.linspace(-4, 4, 81)
+    end = 2.5 * sqrt(3)  # the box ends between two cells
+    edges = torch.linspace(-end, end, 101)
     middle = (edges[1:] + edges[:-1]) / 2
-    grid = torch.cartesian_prod(middle, middle)
-    mass = prior.log_prob(grid).exp() * 0.1**2
-    assert float(mass.sum()) == pytest.approx(1, abs=0.03)
+    mass = prior.log_prob(torch.cartesian_prod(middle, middle)).exp() * (end / 50) ** 2
+    assert float(mass.sum()) == pytest.approx(1, abs=1e-3)
     torch.manual_seed(0)
     z = prior.sample(400_000)
-    seen = torch.histogramdd(z, [80, 80], range=[-4.0, 4.0, -4.0, 4.0]).hist.flatten() / len(z)
-    assert float((seen - mass).abs().sum()) < 0.1  # twice the total variation
+    seen = torch.histogramdd(z, [100, 100], range=[-end, end, -end, end]).hist.flatten() / len(z)
+    assert float((seen - mass).abs().sum()) < 0.15  # of 2
     torch.manual_seed(0)
     assert torch.equal(prior.sample(400_000), z)
 
@@ -246,8 +253,10 @@ def test_the_priors_are_what_they_say():
     draws = Matched(3, "mixture", 10).prior().sample(50_000)
     assert (draws[:, :2].norm(dim=1) - 2).abs().max() < 0.3 * 6
     assert float(draws[:, 2].std()) == pytest.approx(1, abs=0.02)
-    angle = torch.atan2(draws[:, 1], draws[:, 0]) / (2 * pi / 10)
-    assert float(((angle - angle.round()).abs() < 0.25).float().mean()) > 0.85
+    centres = Matched(3, "mixture", 10).prior().mean
+    torch.testing.assert_close(centres[5], torch.tensor([-2.0, 0.0, 0.0]))
+    offset = draws - centres[torch.cdist(draws, centres).argmin(1)]
+    assert float(offset[:, :2].std()) == pytest.approx(0.3, rel=0.05)
 
 
 def test_a_mixture_needs_a_plane_and_components_a_mixture(digits):
@@ -287,29 +296,26 @@ def mmd(a, b):
     return float(within(a) + within(b) - 2 * kernel(a, b).mean())
 
 
+MATCHING = {"hidden": (64,), "epochs": 30, "batch_size": 64, "learning_rate": 5e-3}
+
+
+@cache
+def plain_codes():
+    X = load_digits().data
+    model = narrows.Autoencoder(**MATCHING).fit(X[:1400])
+    return torch.from_numpy(model.transform(X[1400:]))
+
+
 @pytest.mark.parametrize("prior", ["normal", "mixture", "uniform"])
 def test_held_out_codes_are_distributed_like_the_prior(prior):
     X = load_digits().data
-    options = {"latent_dim": 2, "hidden": (64,), "epochs": 25, "learning_rate": 5e-3}
-    model = narrows.AdversarialAutoencoder(
-        **options, prior=prior, critic_hidden=(64, 64), r1=0.1
-    ).fit(X[:1400])
-    plain = narrows.Autoencoder(**options).fit(X[:1400])
+    options = MATCHING | {"critic_hidden": (64, 64), "adversarial": 20.0, "r1": 0.1}
+    model = narrows.AdversarialAutoencoder(**options, prior=prior).fit(X[:1400])
+    codes = torch.from_numpy(model.transform(X[1400:]))
     draws = model.net_.latent.prior().sample(2000)
-    distances = [mmd(torch.from_numpy(m.transform(X[1400:])), draws) for m in (model, plain)]
-    assert distances[0] < 0.2 * distances[1]
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_the_game_is_stable(seed):
-    """Held-out errors stay near a plain autoencoder's, and the critic near its equilibrium."""
-    X = load_digits().data
-    options = {"hidden": (64,), "epochs": 15, "learning_rate": 5e-3, "seed": seed}
-    model = narrows.AdversarialAutoencoder(**options, critic_hidden=(64,)).fit(X)
-    row = model.history_[-1]
-    assert row["validation_mse"] < 0.25  # of unit variances
-    assert 0.7 < row["validation_critic"] / log(4) < 1.05
-    assert 0.6 < model.codes_.std(0).min() < model.codes_.std(0).max() < 1.5
+    assert mmd(codes, draws) < 0.35 * mmd(plain_codes(), draws)
+    assert (codes.mean(0)).abs().max() < 0.5
+    assert 0.6 < (codes.std(0) / draws.std(0)).min() <= (codes.std(0) / draws.std(0)).max() < 1.4
 
 
 # -- VAE-GAN ----------------------------------------------------------------------------------
@@ -356,7 +362,7 @@ def test_the_critic_of_a_vaegan_sees_decoded_and_generated_samples(digits):
         for p in model.net_.critic.head.parameters():
             p.zero_()
     _, move = list(model.losses(batch))
-    assert float(move.terms["critic"].mean()) == pytest.approx(3 * log(2))
+    assert float(move.terms["critic"].detach().mean()) == pytest.approx(3 * log(2))
 
 
 def test_the_nll_of_the_data_trains_nothing_but_its_scale(digits):
@@ -405,6 +411,19 @@ def test_a_critic_takes_samples_of_any_size(shape):
     assert critic.features(x).ndim == 2
     convolves = any(isinstance(module, nn.Conv2d) for module in critic.modules())
     assert convolves == (len(shape) == 3)
+
+
+@pytest.mark.parametrize("cls", MODELS)
+def test_the_game_is_stable_for_five_of_five_seeds(cls):
+    """The variance is explained in part, no player has won, and no unit of the code collapsed."""
+    X = load_digits().data[:500]
+    options = {"latent_dim": 4, "hidden": (32,), "critic_hidden": (32,), "learning_rate": 5e-3}
+    for seed in range(5):
+        model = cls(**options, epochs=25, batch_size=32, seed=seed).fit(X)
+        row, sets = model.history_[-1], 3 if cls is narrows.VAEGAN else 2
+        assert row["mse"] < (0.95 if cls is narrows.VAEGAN else 0.7)  # of unit variances
+        assert 0.5 < row["validation_critic"] / (sets * log(2)) < 1.1
+        assert model.codes_.std(0).min() > 0.3
 
 
 # -- players ----------------------------------------------------------------------------------

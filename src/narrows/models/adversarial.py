@@ -19,7 +19,7 @@ from narrows.parts.latents import Gaussian
 from narrows.parts.likelihoods import Gaussian as Normal
 from narrows.parts.matched import Matched
 
-__all__ = ["AdversarialAutoencoder", "FactorVAE", "VAEGAN"]
+__all__ = ["VAEGAN", "AdversarialAutoencoder", "FactorVAE"]
 
 
 class FollowedCritic(Critic, Running):
@@ -208,7 +208,7 @@ class VAEGAN(_Adversarial):
     """
 
     beta: NonNegative = 1.0
-    gamma: NonNegative = 0.01
+    gamma: NonNegative = 0.1
 
     def latent(self) -> Gaussian:
         """Return a diagonal Gaussian."""

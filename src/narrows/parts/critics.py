@@ -37,6 +37,8 @@ class Critic(nn.Module):
             layers = nn.Sequential(*(SpectralNorm.around(layer) for layer in layers.children()))
         *body, self.head = layers.children()
         self.body = nn.Sequential(*body)
+        if isinstance(self.head, nn.Linear):  # not normalised: it starts without an opinion
+            nn.init.zeros_(self.head.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, ``(batch,)``."""
@@ -125,9 +127,9 @@ def deception(false: Tensor) -> Tensor:
 
 
 def gradient_penalty(critic: nn.Module, true: Tensor) -> Tensor:
-    """Return R1 = ½ ||dD/dx||² of the logit at true samples, ``(batch,)`` (Mescheder et al., 2018).
+    """Return R1, ½ ||dD/dx||² of the logit at true samples, ``(batch,)``.
 
-    Samples must not mix (no batch norm).
+    Mescheder et al. (2018), eq. 9. Samples must not mix (no batch norm).
     """
     logits, pullback = torch.func.vjp(critic, true)
     (gradient,) = pullback(torch.ones_like(logits))

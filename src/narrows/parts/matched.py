@@ -35,7 +35,7 @@ class Box:
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """Equally likely diagonal Gaussians; `mean` is ``(components, dim)``, `logvar` ``(1, dim)``."""
+    """Equally likely Gaussians; `mean` is ``(components, dim)``, `logvar` ``(1, dim)``."""
 
     mean: Tensor
     logvar: Tensor
