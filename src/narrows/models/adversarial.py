@@ -15,7 +15,7 @@ from narrows.errors import ParameterError
 from narrows.fields import Count, NonNegative, Positive
 from narrows.net import Move, Net, Player, Running, Step, Terms
 from narrows.parts.critics import Critic, deception, detection, gradient_penalty, permute_dims
-from narrows.parts.latents import Gaussian
+from narrows.parts.latents import Distribution, Gaussian
 from narrows.parts.likelihoods import Gaussian as Normal
 from narrows.parts.matched import Matched
 
@@ -55,12 +55,22 @@ class _Adversarial(BaseAutoencoder):
         options = {"learning_rate": rate, "betas": (0.5, 0.9), "weight_decay": 0.0}
         return players | {"critic": (players["critic"][0], options)}
 
-    def _critic(self, shape: tuple[int, ...]) -> FollowedCritic:
+    def _new_critic(self, shape: tuple[int, ...]) -> FollowedCritic:
         return FollowedCritic(shape, self.critic_hidden, self.spectral_norm)
+
+    @property
+    def _critic(self) -> Critic:
+        critic: Critic = self.net_.critic  # type: ignore[assignment]
+        return critic
+
+    def _draw(self, n: int) -> Tensor:
+        """Draw n codes from the prior."""
+        prior: Distribution = self.net_.latent.prior()  # type: ignore[assignment]
+        return prior.sample(n)
 
     def _detect(self, true: Tensor, *false: Tensor) -> Move:
         """Return the critic's move: tell true samples from false ones, which it cannot change."""
-        critic, true = self.net_.critic, true.detach()
+        critic, true = self._critic, true.detach()
         terms = {"critic": detection(critic(true), *(critic(each.detach()) for each in false))}
         if self.r1:
             terms["critic_r1"] = self.r1 * gradient_penalty(critic, true)
@@ -97,12 +107,12 @@ class FactorVAE(_Adversarial):
     def build(self, modality: Modality) -> Net:
         """Add a critic of codes."""
         net = super().build(modality)
-        net.critic = self._critic((self.latent_dim,))
+        net.critic = self._new_critic((self.latent_dim,))
         return net
 
     def objective(self, step: Step) -> Terms:
         """Add the estimate of the total correlation."""
-        correlation = self.gamma * self.net_.critic(step.z)
+        correlation = self.gamma * self._critic(step.z)
         return super().objective(step) | {"total_correlation": correlation}
 
     def losses(self, batch: Batch) -> Iterator[Move]:
@@ -151,19 +161,19 @@ class AdversarialAutoencoder(_Adversarial):
     def build(self, modality: Modality) -> Net:
         """Add a critic of codes."""
         net = super().build(modality)
-        net.critic = self._critic((self.latent_dim,))
+        net.critic = self._new_critic((self.latent_dim,))
         return net
 
     def objective(self, step: Step) -> Terms:
         """Add the price of codes that the critic detects."""
-        price = self.adversarial * deception(self.net_.critic(step.z))
+        price = self.adversarial * deception(self._critic(step.z))
         return super().objective(step) | {"adversarial": price}
 
     def losses(self, batch: Batch) -> Iterator[Move]:
         """Let the autoencoder move, then the critic on the same codes and draws of the prior."""
         step = self.net_(batch)
         yield Move("autoencoder", self.objective(step), step)
-        yield self._detect(self.net_.latent.prior().sample(len(batch)), step.z)
+        yield self._detect(self._draw(len(batch)), step.z)
 
 
 class Features(Running):
@@ -217,7 +227,7 @@ class VAEGAN(_Adversarial):
     def build(self, modality: Modality) -> Net:
         """Add a critic of the data, and the distribution of its features."""
         net = super().build(modality)
-        critic = self._critic(modality.shape)
+        critic = self._new_critic(modality.shape)
         size = prod(critic.features(torch.zeros(1, *modality.shape)).shape)
         net.critic, net.features = critic, Features(size, self.scale)
         return net
@@ -234,23 +244,24 @@ class VAEGAN(_Adversarial):
         Codes are decoded twice: once for the encoder, and once cut off from it, so that the
         decoder pays for the features by another weight, and alone for what the critic detects.
         """
-        net, n = self.net_, len(batch)
+        net, critic, n = self.net_, self._critic, len(batch)
+        features: Features = net.features  # type: ignore[assignment]
         step = net(batch)
-        codes = torch.cat([step.z.detach(), net.latent.prior().sample(n)])
-        true, false = self._shown(batch.target, batch), net.decode(codes)
-        decoded, generated = (self._shown(part, batch) for part in false.split(n))
-        wanted = net.critic.features(true).detach()
-        seen = net.critic.features(self._shown(net.likelihood.mean(step.out), batch))
-        again = net.critic.features(decoded), net.critic.features(generated)
-        feature = net.features(seen, wanted)
+        false = net.decode(torch.cat([step.z.detach(), self._draw(n)]))
+        decoded, generated = (_shown(part, batch) for part in false.split(n))
+        true = _shown(batch.target, batch)
+        wanted = critic.features(true).detach()
+        feature = features(critic.features(_shown(net.likelihood.mean(step.out), batch)), wanted)
+        again, new = critic.features(decoded), critic.features(generated)
         terms = {
-            "feature": feature + (self.gamma - 1) * net.features(again[0], wanted),
-            "adversarial": sum(deception(net.critic.judge(each)) for each in again),
+            "feature": feature + (self.gamma - 1) * features(again, wanted),
+            "adversarial": deception(critic.judge(again)) + deception(critic.judge(new)),
         }
         step = replace(step, charges=step.charges | {"feature": feature.detach()})
         yield Move("autoencoder", self.objective(step) | terms, step)
         yield self._detect(true, decoded, generated)
 
-    def _shown(self, x: Tensor, batch: Batch) -> Tensor:
-        """Return what the critic sees: nothing where the batch was not observed."""
-        return x if batch.mask is None else x * batch.mask
+
+def _shown(x: Tensor, batch: Batch) -> Tensor:
+    """Return what the critic sees: nothing where the batch was not observed."""
+    return x if batch.mask is None else x * batch.mask

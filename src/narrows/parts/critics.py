@@ -131,8 +131,8 @@ def gradient_penalty(critic: nn.Module, true: Tensor) -> Tensor:
 
     Mescheder et al. (2018), eq. 9. Samples must not mix (no batch norm).
     """
-    logits, pullback = torch.func.vjp(critic, true)
-    (gradient,) = pullback(torch.ones_like(logits))
+    logits, pullback, *_ = torch.func.vjp(critic, true)
+    gradient: Tensor = pullback(torch.ones_like(logits))[0]
     return 0.5 * gradient.flatten(1).square().sum(1)
 
 
