@@ -88,6 +88,7 @@ def test_the_logit_of_a_trained_critic_is_the_log_ratio_of_the_densities():
 
 def test_r1_is_half_the_squared_gradient_of_each_logit():
     critic = Critic((5,), (8,)).double()
+    nn.init.normal_(critic.head.weight)  # it starts at zero
     x = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(critic(x).sum(), x)
     expected = 0.5 * gradient.square().sum(1)
@@ -99,6 +100,7 @@ def test_r1_is_half_the_squared_gradient_of_each_logit():
 def test_the_gradient_of_r1_reaches_the_critic():
     critic, x = Critic((1, 5, 4), (2,)).double(), torch.randn(3, 1, 5, 4, dtype=torch.float64)
     weight = critic.body[0].weight
+    nn.init.normal_(critic.head.weight)
 
     def penalty(value):
         return gradient_penalty(lambda x: torch.func.functional_call(critic, value, (x,)), x)
