@@ -29,7 +29,7 @@ from narrows.fitting import (
     start_output,
 )
 from narrows.metrics.health import Diagnosis, book_usage, diagnose
-from narrows.net import Move, Net, Step, Terms, forms, outline
+from narrows.net import Move, Net, Player, Step, Terms, forms, outline
 from narrows.parts.latents import Latent
 from narrows.progress import Display
 from narrows.runtime import choose_threads, resolve_device, seeded, threads
@@ -100,6 +100,10 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         """Yield the players' moves on a batch, in order; each is made before the next is asked."""
         step = self.net_(batch)
         yield Move("autoencoder", self.objective(step), step)
+
+    def players(self) -> dict[str, Player]:
+        """Return the players of the net, with the options of their optimizers."""
+        return self.net_.players()
 
     def prepare(self, source: InMemory) -> None:
         """Look at the training samples before the first step; nothing by default."""
@@ -212,7 +216,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
     def score_samples(self, X: Any, y: Any = None) -> Array:
         """Return a score of each sample in nats, ``(n,)``: higher = more normal.
 
-        With a prior over codes it is the ELBO, -nll - KL, a lower bound on log p(x); its
+        Where codes are drawn it is the ELBO, -nll - KL, a lower bound on log p(x); its
         expectation is taken over `score_draws` codes whose noise is the same for every sample.
         For point codes it is -nll, which bounds nothing. Gaussian and Laplace likelihoods are
         densities of X in its own units, those of counts and levels probabilities; the Bernoulli's

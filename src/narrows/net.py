@@ -130,7 +130,7 @@ class Net(nn.Module):
                 mean, which is no bound.
         """
         h, context = self.encode(batch)
-        draws = [None] if noise is None or self.latent.prior() is None else noise.split(1)
+        draws = [None] if noise is None or not self.latent.stochastic else noise.split(1)
         steps = (self.complete(batch, h, context, draw) for draw in draws)
         bounds = [
             -step.nll - sum(cost for name, cost in step.charges.items() if name.startswith("kl"))

@@ -378,7 +378,7 @@ def optimizers(model: "BaseAutoencoder") -> dict[str, AdamW]:
     names = {p: name for name, p in model.net_.named_parameters()}
     owner: dict[nn.Parameter, str] = {}
     options = {k: getattr(model, k) for k in ("learning_rate", "weight_decay", "gradient_clip")}
-    for player, (modules, own) in model.net_.players().items():
+    for player, (modules, own) in model.players().items():
         parameters = {p for module in modules for p in module.parameters()}
         for p in parameters:
             if owner.setdefault(p, player) != player:

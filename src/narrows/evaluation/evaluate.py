@@ -214,7 +214,7 @@ class _Data:
         counts and levels have probabilities, and score_draws=0 gives no bound.
         """
         net = model.net_
-        bound = net.latent.prior() is not None and model.score_draws > 0
+        bound = net.latent.stochastic and model.score_draws > 0
         if not bound or net.likelihood.support != "real":
             return {}
         units = self.modality.log_units.expand(self.modality.shape).flatten().double().numpy()

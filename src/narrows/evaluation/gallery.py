@@ -270,7 +270,7 @@ class Gallery:
         """Return pictures drawn from the model, or the distribution of rows that were."""
         prior = self.model.net_.latent.prior() is not None
         source = (
-            "codes drawn from the prior, N(0, I)"
+            "codes drawn from the prior"
             if prior
             else "codes drawn from a Gaussian mixture fitted to the training codes"
         )

@@ -1,5 +1,6 @@
 """Named models: presets over the shared parts, one file a family."""
 
+from narrows.models.adversarial import VAEGAN, AdversarialAutoencoder, FactorVAE
 from narrows.models.bounds import IWAE
 from narrows.models.composed import ComposedAutoencoder
 from narrows.models.conditional import ConditionalVAE
@@ -30,7 +31,9 @@ __all__ = [
     "FSQVAE",
     "IWAE",
     "VAE",
+    "VAEGAN",
     "VQVAE",
+    "AdversarialAutoencoder",
     "Autoencoder",
     "BetaTCVAE",
     "BinaryAutoencoder",
@@ -39,6 +42,7 @@ __all__ = [
     "ConditionalVAE",
     "ContractiveAutoencoder",
     "DenoisingAutoencoder",
+    "FactorVAE",
     "FlowVAE",
     "HierarchicalVAE",
     "HierarchicalVQVAE",

@@ -12,7 +12,7 @@ from narrows.fields import NonNegative, OneOf
 from narrows.models.plain import Autoencoder
 from narrows.net import Net, Running, Step, Terms
 from narrows.parts.divergences import KERNELS, mmd
-from narrows.parts.latents import Matched
+from narrows.parts.matched import Matched
 from narrows.parts.penalties import (
     decoder_jacobian,
     jacobian,

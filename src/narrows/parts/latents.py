@@ -17,7 +17,6 @@ __all__ = [
     "Distribution",
     "Gaussian",
     "Latent",
-    "Matched",
     "Point",
     "Posterior",
     "SampledKL",
@@ -176,6 +175,11 @@ class Latent(nn.Module):
         """Return p(z), or None for a point code."""
         return None
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether codes are drawn and pay for it, so that -nll - kl bounds log p(x)."""
+        return self.prior() is not None
+
     def noise(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Return n draws of what `forward` takes as noise, ``(n, *code_shape)``, on the CPU."""
         return torch.randn(n, *self.code_shape, generator=generator)
@@ -211,26 +215,6 @@ class Point(Latent):
         """Return activation(h)."""
         z: Tensor = self.activation(h)
         return z
-
-
-@latent
-class Matched(Point):
-    """A deterministic code that the objective matches to a standard normal prior."""
-
-    origin: Tensor
-
-    def __init__(self, dim: int) -> None:
-        super().__init__(dim)
-        self.register_buffer("origin", torch.zeros(1, dim), persistent=False)
-
-    def prior(self) -> DiagonalGaussian:
-        """Return N(0, I), ``(1, dim)``."""
-        return DiagonalGaussian(self.origin, self.origin)
-
-    def noise(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Return one draw of nothing: a code without noise is scored once."""
-        del n, generator
-        return torch.zeros(1, *self.code_shape)
 
 
 @latent

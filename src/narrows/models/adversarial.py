@@ -1,0 +1,267 @@
+"""Adversarial autoencoders: a critic and the autoencoder move in turn."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from math import prod
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from narrows.base import BaseAutoencoder
+from narrows.data.modalities import Modality
+from narrows.data.sources import Batch
+from narrows.errors import ParameterError
+from narrows.fields import Count, NonNegative, Positive
+from narrows.net import Move, Net, Player, Running, Step, Terms
+from narrows.parts.critics import Critic, deception, detection, gradient_penalty, permute_dims
+from narrows.parts.latents import Distribution, Gaussian
+from narrows.parts.likelihoods import Gaussian as Normal
+from narrows.parts.matched import Matched
+
+__all__ = ["VAEGAN", "AdversarialAutoencoder", "FactorVAE"]
+
+
+class FollowedCritic(Critic, Running):
+    """A critic whose spectral norms follow training."""
+
+    def follow(self, step: Step) -> None:
+        """Make one power iteration."""
+        del step
+        self.update()
+
+
+class _Adversarial(BaseAutoencoder):
+    """Base of the models with a critic, which tells true samples from false ones.
+
+    Args:
+        critic_hidden: sizes of the critic's layers (units, or channels where it sees images);
+            None takes its architecture's.
+        critic_rate: learning rate of the critic, relative to `learning_rate`.
+        spectral_norm: divide every weight of the critic by its largest singular value.
+        r1: weight of half the squared gradient of the critic's logit at true samples: what keeps
+            the game from circling (Mescheder et al., 2018).
+    """
+
+    critic_hidden: tuple[Count, ...] | None = None
+    critic_rate: Positive = 1.0
+    spectral_norm: bool = False
+    r1: NonNegative = 1.0
+
+    def players(self) -> dict[str, Player]:
+        """Give the critic Adam with the short memory that games need, and no weight decay."""
+        players = super().players()
+        rate = self.critic_rate * self.learning_rate
+        options = {"learning_rate": rate, "betas": (0.5, 0.9), "weight_decay": 0.0}
+        return players | {"critic": (players["critic"][0], options)}
+
+    def _new_critic(self, shape: tuple[int, ...]) -> FollowedCritic:
+        return FollowedCritic(shape, self.critic_hidden, self.spectral_norm)
+
+    @property
+    def _critic(self) -> Critic:
+        critic: Critic = self.net_.critic  # type: ignore[assignment]
+        return critic
+
+    def _draw(self, n: int) -> Tensor:
+        """Draw n codes from the prior."""
+        prior: Distribution = self.net_.latent.prior()  # type: ignore[assignment]
+        return prior.sample(n)
+
+    def _detect(self, true: Tensor, *false: Tensor) -> Move:
+        """Return the critic's move: tell true samples from false ones, which it cannot change."""
+        critic, true = self._critic, true.detach()
+        terms = {"critic": detection(critic(true), *(critic(each.detach()) for each in false))}
+        if self.r1:
+            terms["critic_r1"] = self.r1 * gradient_penalty(critic, true)
+        return Move("critic", terms)
+
+
+class FactorVAE(_Adversarial):
+    """VAE whose units pay for depending on one another, by their total correlation.
+
+    E[-log p(x | z)] + KL(q(z | x) || N(0, I)) + gamma * KL(q(z) || prod_j q(z_j))
+
+    The last is the mean logit of a critic that tells codes from codes whose units were shuffled
+    over the batch: at its best, the logit is log q(z) / prod_j q(z_j).
+
+    Args:
+        gamma: weight of the total correlation.
+
+    References:
+        Disentangling by Factorising (Kim & Mnih, 2018), https://arxiv.org/abs/1802.05983
+
+    >>> from narrows import FactorVAE
+    >>> from sklearn.datasets import load_iris
+    >>> FactorVAE(latent_dim=2, epochs=20).fit(load_iris().data).sample(3).shape
+    (3, 4)
+    """
+
+    gamma: NonNegative = 10.0
+    r1: NonNegative = 0.0  # it would flatten the ratio that the logit estimates
+
+    def latent(self) -> Gaussian:
+        """Return a diagonal Gaussian."""
+        return Gaussian(self.latent_dim)
+
+    def build(self, modality: Modality) -> Net:
+        """Add a critic of codes."""
+        net = super().build(modality)
+        net.critic = self._new_critic((self.latent_dim,))
+        return net
+
+    def objective(self, step: Step) -> Terms:
+        """Add the estimate of the total correlation."""
+        correlation = self.gamma * self._critic(step.z)
+        return super().objective(step) | {"total_correlation": correlation}
+
+    def losses(self, batch: Batch) -> Iterator[Move]:
+        """Let the autoencoder move, then the critic on the same codes and their shuffles."""
+        step = self.net_(batch)
+        yield Move("autoencoder", self.objective(step), step)
+        yield self._detect(step.z, permute_dims(step.z))
+
+
+class AdversarialAutoencoder(_Adversarial):
+    """A critic holds the distribution of deterministic codes to a prior, which then generates.
+
+    -log p(x | z) - adversarial * log D(z) with z = f(x)
+
+    The critic D tells draws of the prior from codes: it minimises -log D(p) - log(1 - D(z)).
+
+    Args:
+        prior: "normal" is N(0, I), "mixture" sets Gaussians on a circle, "uniform" is a box; the
+            last two have about the normal's scale.
+        components: how many Gaussians the mixture has.
+        adversarial: weight of what the encoder pays for codes that the critic detects.
+
+    References:
+        Adversarial Autoencoders (Makhzani et al., 2015), https://arxiv.org/abs/1511.05644
+
+    >>> from narrows import AdversarialAutoencoder
+    >>> from sklearn.datasets import load_iris
+    >>> model = AdversarialAutoencoder(prior="uniform", latent_dim=2, epochs=20)
+    >>> model.fit(load_iris().data).sample(3).shape
+    (3, 4)
+    """
+
+    prior: Literal["normal", "mixture", "uniform"] = "normal"
+    components: Count = 10
+    adversarial: NonNegative = 10.0
+
+    def latent(self) -> Matched:
+        """Return a point code with the prior."""
+        if self.prior != "mixture" and self.components != 10:
+            raise ParameterError(
+                f"components={self.components} has no effect with prior='{self.prior}'; it is for "
+                "prior='mixture'. Leave it at 10."
+            )
+        return Matched(self.latent_dim, self.prior, self.components)
+
+    def build(self, modality: Modality) -> Net:
+        """Add a critic of codes."""
+        net = super().build(modality)
+        net.critic = self._new_critic((self.latent_dim,))
+        return net
+
+    def objective(self, step: Step) -> Terms:
+        """Add the price of codes that the critic detects."""
+        price = self.adversarial * deception(self._critic(step.z))
+        return super().objective(step) | {"adversarial": price}
+
+    def losses(self, batch: Batch) -> Iterator[Move]:
+        """Let the autoencoder move, then the critic on the same codes and draws of the prior."""
+        step = self.net_(batch)
+        yield Move("autoencoder", self.objective(step), step)
+        yield self._detect(self._draw(len(batch)), step.z)
+
+
+class Features(Running):
+    """The normal distribution of a critic's features, whose scale follows training."""
+
+    def __init__(self, size: int, scale: float | Literal["optimal", "learned"]) -> None:
+        super().__init__()
+        self.size, self.likelihood = size, Normal(scale)
+
+    def forward(self, found: Tensor, wanted: Tensor) -> Tensor:
+        """Return -log N(wanted; found, scale²) in nats, ``(batch,)``."""
+        return self.likelihood.nll(found, wanted)
+
+    def follow(self, step: Step) -> None:
+        """Move the running scale."""
+        form = step.h.new_empty(1, self.size)
+        self.likelihood.update(step.charges["feature"], form, weight=step.batch.weight)
+
+
+class VAEGAN(_Adversarial):
+    """VAE that is judged by a critic of the data: by its features, and by whether it is fooled.
+
+    encoder: beta * KL + feature, decoder: gamma * feature - log D(decoded) - log D(generated)
+
+    The feature loss is -log N(D_l(x); D_l(decoded), s²), with D_l the critic's last hidden layer
+    and s found like the likelihood's scale; `scale=1.0` is the paper's. The critic minimises
+    -log D(x) - log(1 - D(decoded)) - log(1 - D(generated)). "nll" and "mse" of the data are shown
+    beside it: they train nothing but the scale of the likelihood.
+
+    Args:
+        beta: weight of the KL divergence.
+        gamma: weight of the feature loss in what the decoder pays.
+
+    References:
+        Autoencoding beyond pixels using a learned similarity metric (Larsen et al., 2016),
+        https://arxiv.org/abs/1512.09300
+
+    >>> from narrows import VAEGAN
+    >>> from sklearn.datasets import load_iris
+    >>> VAEGAN(latent_dim=2, epochs=20).fit(load_iris().data).sample(3).shape
+    (3, 4)
+    """
+
+    beta: NonNegative = 1.0
+    gamma: NonNegative = 0.1
+
+    def latent(self) -> Gaussian:
+        """Return a diagonal Gaussian."""
+        return Gaussian(self.latent_dim)
+
+    def build(self, modality: Modality) -> Net:
+        """Add a critic of the data, and the distribution of its features."""
+        net = super().build(modality)
+        critic = self._new_critic(modality.shape)
+        size = prod(critic.features(torch.zeros(1, *modality.shape)).shape)
+        net.critic, net.features = critic, Features(size, self.scale)
+        return net
+
+    def objective(self, step: Step) -> Terms:
+        """Weigh the KL divergence, and show the nll without training the nets by it."""
+        batch = step.batch
+        nll = self.net_.likelihood.nll(step.out.detach(), batch.target, batch.mask)
+        return {"nll": nll, "kl": self.beta * step.charges["kl"]}
+
+    def losses(self, batch: Batch) -> Iterator[Move]:
+        """Let the autoencoder move, then the critic.
+
+        Codes are decoded twice: once for the encoder, and once cut off from it, so that the
+        decoder pays for the features by another weight, and alone for what the critic detects.
+        """
+        net, critic, n = self.net_, self._critic, len(batch)
+        features: Features = net.features  # type: ignore[assignment]
+        step = net(batch)
+        false = net.decode(torch.cat([step.z.detach(), self._draw(n)]))
+        decoded, generated = (_shown(part, batch) for part in false.split(n))
+        true = _shown(batch.target, batch)
+        wanted = critic.features(true).detach()
+        feature = features(critic.features(_shown(net.likelihood.mean(step.out), batch)), wanted)
+        again, new = critic.features(decoded), critic.features(generated)
+        terms = {
+            "feature": feature + (self.gamma - 1) * features(again, wanted),
+            "adversarial": deception(critic.judge(again)) + deception(critic.judge(new)),
+        }
+        step = replace(step, charges=step.charges | {"feature": feature.detach()})
+        yield Move("autoencoder", self.objective(step) | terms, step)
+        yield self._detect(true, decoded, generated)
+
+
+def _shown(x: Tensor, batch: Batch) -> Tensor:
+    """Return what the critic sees: nothing where the batch was not observed."""
+    return x if batch.mask is None else x * batch.mask

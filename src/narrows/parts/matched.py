@@ -1,0 +1,100 @@
+"""Point codes whose distribution over the data is held to a prior from outside, by a critic."""
+
+from dataclasses import dataclass
+from math import log, pi
+
+import torch
+from torch import Tensor
+
+from narrows.errors import ParameterError
+from narrows.parts.latents import DiagonalGaussian, Distribution, Point
+
+__all__ = ["PRIORS", "Box", "Matched", "Mixture"]
+
+PRIORS = ("normal", "mixture", "uniform")
+RADIUS, SPREAD = 2.0, 0.3
+"""Where the centres of a mixture lie, and how wide its components are in their plane."""
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """Independent uniform units on [-half, half]; `half` is ``(1, dim)``."""
+
+    half: Tensor
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Return log p(z) in nats, ``(batch,)``: -inf outside."""
+        inside = (z.abs() <= self.half).all(1)
+        return torch.where(inside, -(2 * self.half).log().sum(1), -torch.inf)
+
+    def sample(self, n: int) -> Tensor:
+        """Draw n codes; the noise is the same on any device."""
+        noise = torch.rand(n, self.half.shape[1], dtype=self.half.dtype).to(self.half.device)
+        return (2 * noise - 1) * self.half
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """Equally likely Gaussians; `mean` is ``(components, dim)``, `logvar` ``(1, dim)``."""
+
+    mean: Tensor
+    logvar: Tensor
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Return log p(z) in nats, ``(batch,)``."""
+        each = DiagonalGaussian(self.mean, self.logvar).log_prob(z[:, None])
+        return each.logsumexp(1) - log(len(self.mean))
+
+    def sample(self, n: int) -> Tensor:
+        """Draw n codes; the noise is the same on any device."""
+        component = torch.randint(len(self.mean), (n,)).to(self.mean.device)
+        noise = torch.randn(n, self.mean.shape[1], dtype=self.mean.dtype).to(self.mean.device)
+        return self.mean[component] + (0.5 * self.logvar).exp() * noise
+
+
+class Matched(Point):
+    """A deterministic code with a prior, for models that match the two distributions.
+
+    Args:
+        dim: size of the code.
+        prior: "normal" is N(0, I); "uniform" has unit variances too; "mixture" sets Gaussians of
+            deviation 0.3 evenly on a circle of radius 2 in the plane of the first two units, the
+            others being standard normal.
+        components: how many Gaussians the mixture has.
+    """
+
+    def __init__(self, dim: int, prior: str = "normal", components: int = 10) -> None:
+        super().__init__(dim)
+        if prior not in PRIORS:
+            raise ParameterError(f"A code has no prior '{prior}'. It is one of {PRIORS}.")
+        if prior == "mixture" and dim < 2:
+            raise ParameterError(
+                f"prior='mixture' lies on a circle and needs latent_dim ≥ 2. Got {dim} instead."
+            )
+        self.kind = prior
+        mean, logvar = torch.zeros(1, dim), torch.zeros(1, dim)
+        if prior == "mixture":
+            angle = 2 * pi / components * torch.arange(components)
+            circle = RADIUS * torch.stack([angle.cos(), angle.sin()], 1)
+            mean = torch.cat([circle, torch.zeros(components, dim - 2)], 1)
+            logvar[:, :2] = 2 * log(SPREAD)
+        self.register_buffer("centre", mean, persistent=False)
+        self.register_buffer("logvar", logvar, persistent=False)
+
+    def prior(self) -> Distribution:
+        """Return p(z)."""
+        mean, logvar = self.get_buffer("centre"), self.get_buffer("logvar")
+        if self.kind == "mixture":
+            return Mixture(mean, logvar)
+        if self.kind == "uniform":
+            return Box(3**0.5 * (0.5 * logvar).exp())
+        return DiagonalGaussian(mean, logvar)
+
+    @property
+    def stochastic(self) -> bool:
+        """No: nothing is drawn, and what holds the codes to the prior is no part of a bound."""
+        return False
+
+    def extra_repr(self) -> str:
+        """Show the prior."""
+        return f"prior={self.kind!r}"
