@@ -45,11 +45,15 @@ CHANGES = {
     "code_dropout": (0.5, {}),
     "corruption": ("masking", {}),
     "noise": (0.9, {"corruption": "gaussian"}),
-    "sparsity": (5.0, {}),
+    "sparsity": (5.0, {"selection": "jumprelu"}),
     "rho": (0.2, {"code_activation": "sigmoid"}),
     "contraction": (5.0, {}),
     "jacobian": ("exact", {}),
     "beta": (5.0, {}),
+    "k": (2, {}),
+    "selection": ("batch_topk", {}),
+    "revival": (1.0, {"latent_dim": 40, "dead_after": 1}),
+    "dead_after": (1, {"latent_dim": 40}),
     "code": ("gaussian", {}),
     "code_options": ({"activation": "tanh"}, {"code": "point"}),
     "charges": ({"kl": 0.1}, {"code": "gaussian"}),
@@ -75,6 +79,7 @@ MLP_ONLY = {
 # Combinations that a model refuses with a sentence; everything else must work.
 REFUSED = {
     "LinearAutoencoder": MLP_ONLY,
+    "TopKAutoencoder": MLP_ONLY,
     "ContractiveAutoencoder": {"batch_norm"},
 }
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         DenoisingAutoencoder,
         LinearAutoencoder,
         SparseAutoencoder,
+        TopKAutoencoder,
     )
 
 __version__ = "0.1.0"
@@ -27,6 +28,7 @@ __all__ = [
     "DenoisingAutoencoder",
     "LinearAutoencoder",
     "SparseAutoencoder",
+    "TopKAutoencoder",
     "load",
     "register",
 ]

@@ -3,6 +3,7 @@
 from narrows.models.composed import ComposedAutoencoder
 from narrows.models.plain import Autoencoder, DenoisingAutoencoder, LinearAutoencoder
 from narrows.models.regularized import ContractiveAutoencoder, SparseAutoencoder
+from narrows.models.sparse import TopKAutoencoder
 from narrows.models.variational import VAE
 
 __all__ = [
@@ -13,4 +14,5 @@ __all__ = [
     "DenoisingAutoencoder",
     "LinearAutoencoder",
     "SparseAutoencoder",
+    "TopKAutoencoder",
 ]
