@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         ContractiveAutoencoder,
         DenoisingAutoencoder,
         LinearAutoencoder,
+        ResidualAutoencoder,
         SparseAutoencoder,
         TopKAutoencoder,
     )
@@ -27,6 +28,7 @@ __all__ = [
     "ContractiveAutoencoder",
     "DenoisingAutoencoder",
     "LinearAutoencoder",
+    "ResidualAutoencoder",
     "SparseAutoencoder",
     "TopKAutoencoder",
     "load",

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Diagnosis", "Finding", "active_units", "dead_latents", "diagnose"]
+__all__ = ["Diagnosis", "Finding", "active_units", "dead_latents", "diagnose", "worth_of_code"]
 
 Array = NDArray[np.float32]
 Level = Literal["good", "notice", "problem"]
@@ -101,6 +101,25 @@ def dead_latents(codes: Array, tolerated: float = 0.1) -> Finding:
     return Finding(
         "dead latents", level, text, "Raise revival, lower latent_dim, or train longer."
     )
+
+
+def worth_of_code(share: float, free: bool, least: float = 0.05) -> Finding:
+    """Return the finding on what a code adds to what passes beside it.
+
+    Args:
+        share: of the data's variance that the code carries.
+        free: whether all of x can pass beside it.
+        least: the share below which the code is useless.
+    """
+    carried = f"it carries {max(share, 0):.0%} of the variance"
+    remedy = "Lower skip_rank, so that less passes beside the code."
+    if share < least:
+        text = f"The code is useless: {carried}."
+    elif free:
+        text = f"The code is useless: {carried}, but all of x can pass beside it."
+    else:
+        return Finding("worth of the code", "good", f"The code is of use: {carried}.")
+    return Finding("worth of the code", "problem", text, remedy)
 
 
 def _units(active: NDArray[np.bool_], variational: bool) -> Finding:

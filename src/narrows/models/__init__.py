@@ -3,6 +3,7 @@
 from narrows.models.composed import ComposedAutoencoder
 from narrows.models.plain import Autoencoder, DenoisingAutoencoder, LinearAutoencoder
 from narrows.models.regularized import ContractiveAutoencoder, SparseAutoencoder
+from narrows.models.residual import ResidualAutoencoder
 from narrows.models.sparse import TopKAutoencoder
 from narrows.models.variational import VAE
 
@@ -13,6 +14,7 @@ __all__ = [
     "ContractiveAutoencoder",
     "DenoisingAutoencoder",
     "LinearAutoencoder",
+    "ResidualAutoencoder",
     "SparseAutoencoder",
     "TopKAutoencoder",
 ]

@@ -23,6 +23,7 @@ __all__ = [
     "Dropout",
     "DroppedCode",
     "Encoder",
+    "Residual",
     "Sizes",
     "architecture",
     "conv",
@@ -104,17 +105,17 @@ def mlp(
     activation: str = "silu",
     dropout: float = 0.0,
     batch_norm: bool = False,
+    blocks: int = 0,
     tied: bool = False,
 ) -> tuple[nn.Module, nn.Module]:
     """Build dense layers, mirrored; `tied` decodes with the encoder's weights, transposed."""
     widths = (prod(sizes.x), *((256, 128) if hidden is None else hidden))
     top = initialise(nn.Linear(widths[-1], prod(sizes.h)))
-    encoder = Encoder(
-        nn.Flatten(), *_dense(widths, activation, dropout, batch_norm), top, *_shape(sizes.h)
-    )
+    layers = _dense(widths, activation, dropout, batch_norm, blocks)
+    encoder = Encoder(nn.Flatten(), *layers, top, *_shape(sizes.h))
     mirrored = (prod(sizes.z), *widths[:0:-1])
     bottom: nn.Module = initialise(nn.Linear(mirrored[-1], prod(sizes.out)))
-    layers = [*_dense(mirrored, activation, dropout, batch_norm), bottom]
+    layers = [*_dense(mirrored, activation, dropout, batch_norm, blocks), bottom]
     if tied:
         layers = _tie(encoder, layers)
     return encoder, Decoder(nn.Flatten(), *layers, *_shape(sizes.out))
@@ -128,6 +129,7 @@ def conv(
     activation: str = "silu",
     dropout: float = 0.0,
     batch_norm: bool = False,
+    blocks: int = 0,
     downsampling: str = "stride",
 ) -> tuple[nn.Module, nn.Module]:
     """Build 2-d convolutions that halve the image once per entry of `hidden`, and their mirror.
@@ -149,6 +151,7 @@ def conv(
     down: list[nn.Module] = []
     for a, b in pairwise(widths):
         down += _stage(nn.Conv2d, a, b, activation, dropout, batch_norm, downsampling)
+        down += [_convolved(b, activation, dropout, batch_norm) for _ in range(blocks)]
         grids.append((ceil(grids[-1][0] / 2), ceil(grids[-1][1] / 2)))
     inner = (widths[-1], *grids[-1])
     encoder = [*down, nn.Flatten(), initialise(nn.Linear(prod(inner), prod(sizes.h)))]
@@ -167,6 +170,10 @@ def conv(
             batch_norm and not last,
             output_padding=padding,
         )
+        up += [
+            _convolved(widths[i - 1], activation, dropout, batch_norm)
+            for _ in range(0 if last else blocks)
+        ]
     if not hidden:
         up = [initialise(nn.Linear(prod(sizes.z), prod(sizes.out))), *_shape(sizes.out)]
     return Encoder(*encoder, *_shape(sizes.h)), Decoder(nn.Flatten(), *up)
@@ -208,6 +215,30 @@ class DroppedCode(nn.Module):
         return out
 
 
+class Residual(nn.Sequential):
+    """A block with pre-activations, x + f(x), that starts as the identity (He et al., 2016)."""
+
+    def __init__(
+        self,
+        inner: Layer,
+        outer: Layer,
+        norms: Sequence[nn.Module],
+        activation: str,
+        dropout: float,
+    ) -> None:
+        act = ACTIVATIONS[activation]
+        drop = [Dropout(dropout)] if dropout else []
+        super().__init__(*norms[:1], act(), inner, *norms[1:], act(), *drop, outer)
+        initialise(inner, activation)
+        for parameter in outer.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x + f(x)."""
+        added: Tensor = super().forward(x)
+        return x + added
+
+
 class TiedLinear(nn.Module):
     """A decoder's layer that multiplies by an encoder layer's transposed weight: one tensor."""
 
@@ -238,13 +269,25 @@ def initialise(layer: Layer, activation: str = "linear") -> Layer:
 
 
 def _dense(
-    widths: Sequence[int], activation: str, dropout: float, batch_norm: bool
+    widths: Sequence[int], activation: str, dropout: float, batch_norm: bool, blocks: int = 0
 ) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for a, b in pairwise(widths):
         layers.append(initialise(nn.Linear(a, b, bias=not batch_norm), activation))
         layers += _after(nn.BatchNorm1d, b, activation, dropout, batch_norm)
+        for _ in range(blocks):
+            inner = nn.Linear(b, b, bias=not batch_norm)
+            norms = [nn.BatchNorm1d(b) for _ in range(2 * batch_norm)]
+            layers.append(Residual(inner, nn.Linear(b, b), norms, activation, dropout))
     return layers
+
+
+def _convolved(width: int, activation: str, dropout: float, batch_norm: bool) -> "Residual":
+    inner, outer = (
+        nn.Conv2d(width, width, 3, padding=1, bias=bias) for bias in (not batch_norm, True)
+    )
+    norms = [nn.BatchNorm2d(width) for _ in range(2 * batch_norm)]
+    return Residual(inner, outer, norms, activation, dropout)
 
 
 def _stage(
