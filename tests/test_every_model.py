@@ -28,7 +28,8 @@ TABLE = load_digits().data[:120].astype(np.float32)
 IMAGES = np.rint(load_digits().images[:120] * (255 / 16)).astype(np.uint8)
 TABLE.flags.writeable = IMAGES.flags.writeable = False
 # Their decoders see more than the code: a bare one is refused with a sentence.
-NEED_CONTEXT = {narrows.ResidualAutoencoder}
+NEED_CONTEXT = {narrows.MaskedAutoencoder, narrows.ResidualAutoencoder}
+TRANSFORMER = {"architecture": "transformer", "width": 8, "depth": 1, "heads": 2}
 SMALL = {"mlp": (16,), "conv": (4, 6)}
 
 
@@ -78,6 +79,9 @@ def cases():
     )
     sigmoid = {"architecture": "mlp", "code_activation": "sigmoid", "rho": 0.05}
     yield "SparseAutoencoder-rho", narrows.SparseAutoencoder, sigmoid
+    for form in ("table", "image"):
+        options = TRANSFORMER | {"modality": form}
+        yield f"MaskedAutoencoder-{form}", narrows.MaskedAutoencoder, options
     for selection in ("batch_topk", "jumprelu"):
         options = {"architecture": "linear", "selection": selection}
         yield f"TopKAutoencoder-{selection}", narrows.TopKAutoencoder, options
@@ -94,13 +98,14 @@ def make(case, **changes):
     cls, options = CASES[case]
     name = options["architecture"]
     small = {"latent_dim": 3, "epochs": 5, "batch_size": 32, "learning_rate": 0.01}
-    if "hidden" in inspect.signature(ARCHITECTURES[name]).parameters:
+    if name in ARCHITECTURES and "hidden" in inspect.signature(ARCHITECTURES[name]).parameters:
         small["hidden"] = SMALL.get(name)
     return cls(**small | {"modality": modality(case)} | options | changes)
 
 
 def modality(case):
-    return "image" if CASES[case][1]["architecture"] == "conv" else "table"
+    options = CASES[case][1]
+    return options.get("modality", "image" if options["architecture"] == "conv" else "table")
 
 
 def data(case):

@@ -46,6 +46,11 @@ CHANGES = {
     "code_dropout": (0.5, {}),
     "corruption": ("masking", {}),
     "noise": (0.9, {"corruption": "gaussian"}),
+    "mask_ratio": (0.3, {}),
+    "patch_size": (3, {"modality": "image"}),
+    "width": (8, {}),
+    "depth": (1, {}),
+    "heads": (2, {}),
     "skip_rank": (1, {}),
     "sparsity": (5.0, {"selection": "jumprelu"}),
     "rho": (0.2, {"code_activation": "sigmoid"}),
@@ -84,6 +89,7 @@ REFUSED = {
     "LinearAutoencoder": MLP_ONLY,
     "TopKAutoencoder": MLP_ONLY,
     "ContractiveAutoencoder": {"batch_norm"},
+    "MaskedAutoencoder": MLP_ONLY - {"activation", "dropout"},
 }
 
 

@@ -17,7 +17,7 @@ from narrows.errors import DataError, ParameterError, nearest
 from narrows.fields import UnknownParameterError
 from narrows.net import Net
 from narrows.parts.likelihoods import LIKELIHOODS, Likelihood
-from narrows.parts.networks import ARCHITECTURES, Sizes
+from narrows.parts.networks import ARCHITECTURES, Architecture, Sizes
 
 if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
@@ -163,7 +163,11 @@ def target_range(model: "BaseAutoencoder") -> Range:
     return "unit" if model.scaling == "minmax" else model.scaling
 
 
-def assemble(model: "BaseAutoencoder", modality: Modality) -> Net:
+def assemble(
+    model: "BaseAutoencoder",
+    modality: Modality,
+    architectures: Mapping[str, Architecture] = ARCHITECTURES,
+) -> Net:
     """Return a new net of the model's latent, its architecture and its likelihood."""
     latent = model.latent()
     name = model.likelihood
@@ -175,7 +179,7 @@ def assemble(model: "BaseAutoencoder", modality: Modality) -> Net:
     out = (channels * likelihood.channels, *rest)
     sizes = Sizes(modality.shape, latent.width, latent.code_shape, out)
     name = modality.architecture if model.architecture == "auto" else model.architecture
-    encoder, decoder = _call(model, ARCHITECTURES, "architecture", name, sizes=sizes)
+    encoder, decoder = _call(model, architectures, "architecture", name, sizes=sizes)
     return Net(encoder, latent, decoder, likelihood)
 
 

@@ -1,6 +1,7 @@
 """Named models: presets over the shared parts, one file a family."""
 
 from narrows.models.composed import ComposedAutoencoder
+from narrows.models.masked import MaskedAutoencoder
 from narrows.models.plain import Autoencoder, DenoisingAutoencoder, LinearAutoencoder
 from narrows.models.regularized import ContractiveAutoencoder, SparseAutoencoder
 from narrows.models.residual import ResidualAutoencoder
@@ -14,6 +15,7 @@ __all__ = [
     "ContractiveAutoencoder",
     "DenoisingAutoencoder",
     "LinearAutoencoder",
+    "MaskedAutoencoder",
     "ResidualAutoencoder",
     "SparseAutoencoder",
     "TopKAutoencoder",
