@@ -25,8 +25,11 @@ class ParameterError(NarrowsError, ValueError):
     """A parameter has a value, or meets another one, that cannot work."""
 
 
-class ContextError(ParameterError):
-    """A bare code is to be decoded by a model whose decoder also needs the sample."""
+class ContextError(ParameterError, AttributeError):
+    """A bare code is to be decoded by a model whose decoder also needs the sample.
+
+    It is an AttributeError too: such a model has no `inverse_transform`, as `hasattr` tells.
+    """
 
 
 class DataError(NarrowsError, ValueError):

@@ -107,8 +107,10 @@ def test_a_bare_code_is_refused_with_what_to_call_instead(method, wine):
         "interpolate": [wine[0], wine[1]],
     }[method]
     with pytest.raises(ContextError, match=r"Call reconstruct\(X\) .* fit with skip_rank=0"):
-        getattr(model, method)(*arguments)
+        getattr(model, method)(*arguments)  # asking for inverse_transform is refused already
     assert issubclass(ContextError, ParameterError)
+    assert not hasattr(model, "inverse_transform")
+    assert hasattr(fit(wine, epochs=1, skip_rank=0), "inverse_transform")
 
 
 def test_the_report_leaves_out_what_cannot_be_decoded(images):

@@ -10,12 +10,13 @@ from torch import Tensor
 from narrows.base import BaseAutoencoder
 from narrows.data.modalities import Modality
 from narrows.data.sources import Batch
+from narrows.errors import ContextError
 from narrows.fields import Count, Fraction
 from narrows.fitting import assemble
 from narrows.net import Move, Net, Step
 from narrows.parts.latents import Point
 from narrows.parts.networks import ARCHITECTURES
-from narrows.parts.transformers import TokensDecoder, TokensEncoder, scatter, transformer
+from narrows.parts.transformers import BARE, TokensDecoder, TokensEncoder, scatter, transformer
 
 __all__ = ["MaskedAutoencoder"]
 
@@ -106,6 +107,11 @@ class MaskedAutoencoder(BaseAutoencoder):
         known = {**ARCHITECTURES, "transformer": transformer}
         net = assemble(self, modality, known)
         return _Masked(net.encoder, net.latent, net.decoder, net.likelihood)
+
+    @property
+    def inverse_transform(self) -> Any:
+        """Raise a `ContextError`: the mean of the codes holds no sample."""
+        raise ContextError(BARE)
 
     def losses(self, batch: Batch) -> Iterator[Move]:
         """Hide a part of each sample, and pay for it alone."""

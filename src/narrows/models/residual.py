@@ -2,16 +2,17 @@
 
 from dataclasses import replace
 from math import prod
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import torch
 from annotated_types import Ge
 
 from narrows.data.modalities import Modality
+from narrows.errors import ContextError
 from narrows.metrics.health import Diagnosis, worth_of_code
 from narrows.models.plain import Autoencoder
 from narrows.net import Net, Step, Terms
-from narrows.parts.residual import Skip, SkippingDecoder, SkippingEncoder
+from narrows.parts.residual import BARE, Skip, SkippingDecoder, SkippingEncoder
 
 __all__ = ["ResidualAutoencoder"]
 
@@ -67,6 +68,13 @@ class ResidualAutoencoder(Autoencoder):
         out = (channels * net.likelihood.channels, *grid)
         encoder = SkippingEncoder(net.encoder, Skip(modality.shape, out, self.skip_rank))
         return _Skipping(encoder, net.latent, SkippingDecoder(net.decoder), net.likelihood)
+
+    @property
+    def inverse_transform(self) -> Any:
+        """Decode codes where there is no path beside them, else raise a `ContextError`."""
+        if self.skip_rank != 0:
+            raise ContextError(BARE)
+        return super().inverse_transform
 
     def diagnose(self) -> Diagnosis:
         """Name a path that makes the code useless."""

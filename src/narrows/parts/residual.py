@@ -12,7 +12,13 @@ from narrows.errors import ContextError
 if TYPE_CHECKING:
     from narrows.data.sources import Batch
 
-__all__ = ["Skip", "SkippingDecoder", "SkippingEncoder"]
+__all__ = ["BARE", "Skip", "SkippingDecoder", "SkippingEncoder"]
+
+BARE = (
+    "ResidualAutoencoder adds W x to what it decodes, and a bare code does not say of which x. "
+    "Call reconstruct(X) or score_samples(X), or fit with skip_rank=0 to decode, sample and "
+    "interpolate codes."
+)
 
 
 class Skip(nn.Sequential):
@@ -61,10 +67,6 @@ class SkippingDecoder(nn.Module):
             ContextError: the code comes without its sample.
         """
         if not context:
-            raise ContextError(
-                "ResidualAutoencoder adds W x to what it decodes, and a bare code does not say "
-                "of which x. Call reconstruct(X) or score_samples(X), or fit with skip_rank=0 to "
-                "decode, sample and interpolate codes."
-            )
+            raise ContextError(BARE)
         out: Tensor = self.decoder(z, batch)
         return torch.add(out, context[0])

@@ -13,7 +13,21 @@ from narrows.parts.networks import ACTIVATIONS, Dropout, Sizes
 if TYPE_CHECKING:
     from narrows.data.sources import Batch
 
-__all__ = ["Block", "Tokens", "TokensDecoder", "TokensEncoder", "scatter", "transformer", "waves"]
+__all__ = [
+    "BARE",
+    "Block",
+    "Tokens",
+    "TokensDecoder",
+    "TokensEncoder",
+    "scatter",
+    "transformer",
+    "waves",
+]
+
+BARE = (
+    "MaskedAutoencoder decodes the codes of a sample's tokens, and a bare code is only their "
+    "mean. Call reconstruct(X), which tells each part of X from the rest."
+)
 
 
 class Tokens:
@@ -169,10 +183,7 @@ class TokensDecoder(nn.Module):
         Raises:
             ContextError: always; `tell` decodes the codes of tokens.
         """
-        raise ContextError(
-            "MaskedAutoencoder decodes the codes of a sample's tokens, and a bare code is only "
-            "their mean. Call reconstruct(X), which tells each part of X from the rest."
-        )
+        raise ContextError(BARE)
 
     def tell(self, codes: Tensor, seen: Tensor, asked: Tensor) -> Tensor:
         """Return the tokens asked for, 0 elsewhere: ``(batch, count, channels * values)``."""
