@@ -23,6 +23,7 @@ CHANGES = {
     "activation": ("tanh", {}),
     "dropout": (0.5, {}),
     "batch_norm": (True, {}),
+    "blocks": (1, {}),
     "tied": (True, {}),
     "downsampling": ("max", {"architecture": "conv", "modality": "image", "hidden": (4,)}),
     "likelihood": ("laplace", {}),
@@ -45,7 +46,13 @@ CHANGES = {
     "code_dropout": (0.5, {}),
     "corruption": ("masking", {}),
     "noise": (0.9, {"corruption": "gaussian"}),
-    "sparsity": (5.0, {}),
+    "mask_ratio": (0.3, {}),
+    "patch_size": (3, {"modality": "image"}),
+    "width": (8, {}),
+    "depth": (1, {}),
+    "heads": (2, {}),
+    "skip_rank": (1, {}),
+    "sparsity": (5.0, {"selection": "jumprelu"}),
     "rho": (0.2, {"code_activation": "sigmoid"}),
     "contraction": (5.0, {}),
     "jacobian": ("exact", {}),
@@ -88,6 +95,10 @@ CHANGES = {
     "critic_rate": (3.0, {}),
     "spectral_norm": (True, {}),
     "r1": (5.0, {}),
+    "k": (2, {}),
+    "selection": ("batch_topk", {}),
+    "revival": (1.0, {"latent_dim": 40, "dead_after": 1}),
+    "dead_after": (1, {"latent_dim": 40}),
     "code": ("gaussian", {}),
     "condition": (("pixel",), {}),  # columns of a data frame
     "code_options": ({"activation": "tanh"}, {"code": "point"}),
@@ -121,6 +132,7 @@ MLP_ONLY = {
     "activation",
     "dropout",
     "batch_norm",
+    "blocks",
     "tied",
     "architecture",
     "downsampling",
@@ -128,6 +140,7 @@ MLP_ONLY = {
 # Combinations that a model refuses with a sentence; everything else must work.
 REFUSED = {
     "LinearAutoencoder": MLP_ONLY,
+    "TopKAutoencoder": MLP_ONLY,
     "ContractiveAutoencoder": {"batch_norm"},
     "VampPriorVAE": {"batch_norm"},
     "HierarchicalVQVAE": {"tied"},  # the decoder reads more than the encoder's last layer gives
@@ -135,6 +148,7 @@ REFUSED = {
     "InfoVAE": {"beta"},
     "RegularizedAutoencoder": {"tied"},
     "ConditionalVAE": {"condition", "tied"},
+    "MaskedAutoencoder": MLP_ONLY - {"activation", "dropout"},
 }
 
 

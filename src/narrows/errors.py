@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "ContextError",
     "DataError",
     "DataTypeError",
     "FileError",
@@ -22,6 +23,13 @@ class NarrowsError(Exception):
 
 class ParameterError(NarrowsError, ValueError):
     """A parameter has a value, or meets another one, that cannot work."""
+
+
+class ContextError(ParameterError, AttributeError):
+    """A bare code is to be decoded by a model whose decoder also needs the sample.
+
+    It is an AttributeError too: such a model has no `inverse_transform`, as `hasattr` tells.
+    """
 
 
 class DataError(NarrowsError, ValueError):

@@ -21,7 +21,7 @@ from narrows.fields import UnknownParameterError
 from narrows.net import Net
 from narrows.parts.conditions import ConditionedDecoder, ConditionedEncoder
 from narrows.parts.likelihoods import LIKELIHOODS, Likelihood
-from narrows.parts.networks import ARCHITECTURES, GRIDS, FirstUnits, Sizes
+from narrows.parts.networks import ARCHITECTURES, GRIDS, Architecture, FirstUnits, Sizes
 
 if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
@@ -203,7 +203,11 @@ def target_range(model: "BaseAutoencoder") -> Range:
     return "unit" if model.scaling == "minmax" else model.scaling
 
 
-def assemble(model: "BaseAutoencoder", modality: Modality) -> Net:
+def assemble(
+    model: "BaseAutoencoder",
+    modality: Modality,
+    architectures: Mapping[str, Architecture] = ARCHITECTURES,
+) -> Net:
     """Return a new net of the model's latent, its architecture and its likelihood."""
     latent = model.latent()
     name = model.likelihood
@@ -226,7 +230,7 @@ def assemble(model: "BaseAutoencoder", modality: Modality) -> Net:
     more = 0 if modality.condition is None else modality.condition.width
     units, *places = latent.decoded_shape or latent.code_shape
     sizes = Sizes((channels + more, *rest), latent.width, (units + more, *places), out)
-    encoder, decoder = networks(model, modality, sizes)
+    encoder, decoder = networks(model, modality, sizes, architectures)
     if modality.condition is not None:
         encoder, decoder = ConditionedEncoder(encoder), ConditionedDecoder(decoder)
     if units < latent.code_shape[0]:
@@ -235,12 +239,15 @@ def assemble(model: "BaseAutoencoder", modality: Modality) -> Net:
 
 
 def networks(
-    model: "BaseAutoencoder", modality: Modality, sizes: Sizes
+    model: "BaseAutoencoder",
+    modality: Modality,
+    sizes: Sizes,
+    architectures: Mapping[str, Architecture] = ARCHITECTURES,
 ) -> tuple[nn.Module, nn.Module]:
     """Return an encoder and a decoder of the model's architecture between these sizes."""
     name = _architecture(model, modality)
     pair: tuple[nn.Module, nn.Module] = _call(
-        model, ARCHITECTURES, "architecture", name, sizes=sizes
+        model, architectures, "architecture", name, sizes=sizes
     )
     return pair
 

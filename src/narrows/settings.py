@@ -28,6 +28,7 @@ class Settings(Parameters):
         activation: activation of the hidden layers.
         dropout: probability of dropping a hidden value in training.
         batch_norm: normalise every hidden layer over the batch.
+        blocks: residual blocks after each hidden layer.
         tied: let the decoder use the encoder's weights, transposed.
         downsampling: how a conv net halves the image: "stride", "max" or "average" pooling.
         likelihood: distribution of the data given the code: of real numbers ("gaussian",
@@ -67,6 +68,7 @@ class Settings(Parameters):
     activation: Annotated[str, OneOf(ACTIVATIONS)] = "silu"
     dropout: Fraction = 0.0
     batch_norm: bool = False
+    blocks: Annotated[int, Ge(0)] = 0
     tied: bool = False
     downsampling: Literal["stride", "max", "average"] = "stride"
     likelihood: Annotated[str, OneOf(LIKELIHOODS)] = "gaussian"

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from narrows.base import BaseAutoencoder
 from narrows.data.files import Dataset
 from narrows.data.modalities import Image
+from narrows.errors import ContextError
 from narrows.evaluation.charts import heat, histogram, strip
 from narrows.evaluation.evaluate import Evaluation, Examples, take
 from narrows.evaluation.latent_map import Groups, View, label_text, latent_map, view_of
@@ -88,6 +89,15 @@ class Gallery:
         low, high = np.where(np.isfinite(low), low, 0.0), np.where(np.isfinite(high), high, 1.0)
         return low, np.where(high > low, high, low + 1), mean, np.where(deviation, deviation, 1.0)
 
+    @cached_property
+    def decodes(self) -> bool:
+        """Whether the model can decode bare codes."""
+        try:
+            self.model.inverse_transform(self.evaluation.codes[:1])
+        except ContextError:
+            return False
+        return True
+
     @property
     def budget(self) -> int:
         """How many pictures may be decoded for one figure."""
@@ -153,6 +163,9 @@ class Gallery:
 
     def samples(self) -> Markup:
         """Return new samples, and the way from one sample to another."""
+        if not self.decodes:
+            note = f"{self.name} decodes a code only beside its own sample, so there are none."
+            return section("samples", "New samples", tag("p", note, class_="note"))
         passage = self._passage()
         return section("samples", "New samples", self._new(), passage)
 
@@ -162,7 +175,7 @@ class Gallery:
         deviation = codes.std(0)
         most = min(UNITS, self.budget // STEPS)
         order = [i for i in np.argsort(-deviation, kind="stable")[:most] if deviation[i] > 0]
-        if not self.image or not order:
+        if not self.image or not order or not self.decodes:
             return None
         steps = np.linspace(-2, 2, STEPS)
         grid = np.repeat(codes.mean(0, keepdims=True), len(order) * STEPS, 0)
@@ -215,7 +228,7 @@ class Gallery:
     def _plane(self, view: View) -> str | None:
         """Return what the decoder makes of the map's plane, as one picture."""
         size = self.evaluation.codes.shape[1]
-        if not self.image or size < 2:
+        if not self.image or size < 2 or not self.decodes:
             return None
         _, height, width = self.model.modality_.shape
         across = min(14.0, self.budget**0.5)

@@ -1,13 +1,22 @@
 """Health: what the history and the codes say about a training, in plain sentences."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Diagnosis", "Finding", "Usage", "active_units", "book_usage", "diagnose"]
+__all__ = [
+    "Diagnosis",
+    "Finding",
+    "Usage",
+    "active_units",
+    "book_usage",
+    "dead_latents",
+    "diagnose",
+    "worth_of_code",
+]
 
 Array = NDArray[np.float32]
 Level = Literal["good", "notice", "problem"]
@@ -63,6 +72,15 @@ class Diagnosis:
     def __str__(self) -> str:
         return "\n".join(map(str, self.findings))
 
+    def having(self, finding: Finding, *instead_of: str) -> "Diagnosis":
+        """Return this with another finding, in its place or instead of those named."""
+        kept = [other for other in self.findings if other.name not in instead_of]
+        return replace(self, findings=sorted([*kept, finding], key=_rank))
+
+
+def _rank(finding: Finding) -> int:
+    return ("problem", "notice", "good").index(finding.level)
+
 
 def active_units(codes: Array, threshold: float = 0.01) -> NDArray[np.bool_]:
     """Tell which units' posterior means vary: Var_x(E[z | x]) > threshold (Burda et al., 2016).
@@ -114,8 +132,7 @@ def diagnose(
     active = active_units(codes, threshold)
     first = _units(active, variational=unit_kl is not None) if usage is None else _books(usage)
     findings = [first, *_course(history)]
-    order = {"problem": 0, "notice": 1, "good": 2}
-    findings.sort(key=lambda finding: order[finding.level])
+    findings.sort(key=_rank)
     kl = np.zeros(0, np.float32) if unit_kl is None else unit_kl
     return Diagnosis(findings, variance, kl, int(active.sum()), usage)
 
@@ -140,6 +157,43 @@ def _books(usage: Usage) -> Finding:
         remedy = f"The other {codes - used} are dead: fewer would do, or SimVQ or FSQVAE, whose "
         return Finding("dead codes", "notice", text, remedy + "codes do not die.")
     return Finding("codes", "good", text)
+
+
+def dead_latents(codes: Array, tolerated: float = 0.1) -> Finding:
+    """Return the finding on the units of a sparse code that no training sample activates.
+
+    Args:
+        codes: ``(samples, units)``, 0 where a unit is silent.
+        tolerated: share of dead units that is a notice, not a problem.
+    """
+    units, dead = codes.shape[1], int((codes == 0).all(0).sum())
+    shown = f"{np.count_nonzero(codes, 1).mean():.3g} of {units} units are active in a sample"
+    if not dead:
+        return Finding("dead latents", "good", f"{shown}; none is dead.")
+    text = f"{dead} of {units} units are dead: no training sample activates them."
+    level: Level = "problem" if dead > tolerated * units else "notice"
+    return Finding(
+        "dead latents", level, text, "Raise revival, lower latent_dim, or train longer."
+    )
+
+
+def worth_of_code(share: float, free: bool, least: float = 0.05) -> Finding:
+    """Return the finding on what a code adds to what passes beside it.
+
+    Args:
+        share: of the data's variance that the code carries.
+        free: whether all of x can pass beside it.
+        least: the share below which the code is useless.
+    """
+    carried = f"it carries {max(share, 0):.0%} of the variance"
+    remedy = "Lower skip_rank, so that less passes beside the code."
+    if share < least:
+        text = f"The code is useless: {carried}."
+    elif free:
+        text = f"The code is useless: {carried}, but all of x can pass beside it."
+    else:
+        return Finding("worth of the code", "good", f"The code is of use: {carried}.")
+    return Finding("worth of the code", "problem", text, remedy)
 
 
 def _units(active: NDArray[np.bool_], variational: bool) -> Finding:

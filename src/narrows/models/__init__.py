@@ -15,6 +15,7 @@ from narrows.models.discrete import (
 )
 from narrows.models.disentangled import DIPVAE, BetaTCVAE, InfoVAE
 from narrows.models.hierarchical import HierarchicalVAE
+from narrows.models.masked import MaskedAutoencoder
 from narrows.models.plain import Autoencoder, DenoisingAutoencoder, LinearAutoencoder
 from narrows.models.priors import FlowVAE, VampPriorVAE
 from narrows.models.regularized import (
@@ -23,6 +24,8 @@ from narrows.models.regularized import (
     SparseAutoencoder,
     WassersteinAutoencoder,
 )
+from narrows.models.residual import ResidualAutoencoder
+from narrows.models.sparse import TopKAutoencoder
 from narrows.models.spherical import SphericalVAE
 from narrows.models.variational import VAE
 
@@ -48,11 +51,14 @@ __all__ = [
     "HierarchicalVQVAE",
     "InfoVAE",
     "LinearAutoencoder",
+    "MaskedAutoencoder",
     "RegularizedAutoencoder",
+    "ResidualAutoencoder",
     "ResidualVQVAE",
     "SimVQ",
     "SparseAutoencoder",
     "SphericalVAE",
+    "TopKAutoencoder",
     "VampPriorVAE",
     "WassersteinAutoencoder",
 ]

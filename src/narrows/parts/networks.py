@@ -25,6 +25,7 @@ __all__ = [
     "DroppedCode",
     "Encoder",
     "FirstUnits",
+    "Residual",
     "Sizes",
     "architecture",
     "conv",
@@ -109,17 +110,17 @@ def mlp(
     activation: str = "silu",
     dropout: float = 0.0,
     batch_norm: bool = False,
+    blocks: int = 0,
     tied: bool = False,
 ) -> tuple[nn.Module, nn.Module]:
     """Build dense layers, mirrored; `tied` decodes with the encoder's weights, transposed."""
     widths = (prod(sizes.x), *((256, 128) if hidden is None else hidden))
     top = initialise(nn.Linear(widths[-1], prod(sizes.h)))
-    encoder = Encoder(
-        nn.Flatten(), *_dense(widths, activation, dropout, batch_norm), top, *_shape(sizes.h)
-    )
+    layers = _dense(widths, activation, dropout, batch_norm, blocks)
+    encoder = Encoder(nn.Flatten(), *layers, top, *_shape(sizes.h))
     mirrored = (prod(sizes.z), *widths[:0:-1])
     bottom: nn.Module = initialise(nn.Linear(mirrored[-1], prod(sizes.out)))
-    layers = [*_dense(mirrored, activation, dropout, batch_norm), bottom]
+    layers = [*_dense(mirrored, activation, dropout, batch_norm, blocks), bottom]
     if tied:
         layers = _tie(encoder, layers)
     return encoder, Decoder(nn.Flatten(), *layers, *_shape(sizes.out))
@@ -133,6 +134,7 @@ def conv(
     activation: str = "silu",
     dropout: float = 0.0,
     batch_norm: bool = False,
+    blocks: int = 0,
     downsampling: str = "stride",
 ) -> tuple[nn.Module, nn.Module]:
     """Build 2-d convolutions that halve the image once per entry of `hidden`, and their mirror.
@@ -152,6 +154,7 @@ def conv(
     up: list[nn.Module]
     for a, b in pairwise(widths):
         down += _stage(nn.Conv2d, a, b, activation, dropout, batch_norm, downsampling)
+        down += [_convolved(b, activation, dropout, batch_norm) for _ in range(blocks)]
     inner = (widths[-1], *grids[-1])
     if sizes.h[1:] == sizes.z[1:] == grids[-1]:  # a map of codes
         encoder = [*down, initialise(nn.Conv2d(inner[0], sizes.h[0], 1))]
@@ -174,6 +177,10 @@ def conv(
             batch_norm and not last,
             output_padding=padding,
         )
+        up += [
+            _convolved(widths[i - 1], activation, dropout, batch_norm)
+            for _ in range(0 if last else blocks)
+        ]
     if not stages:
         last_layer = initialise(nn.Linear(prod(sizes.z), prod(sizes.out)))
         up = [nn.Flatten(), last_layer, *_shape(sizes.out)]
@@ -238,6 +245,30 @@ class FirstUnits(nn.Module):
         return out
 
 
+class Residual(nn.Sequential):
+    """A block with pre-activations, x + f(x), that starts as the identity (He et al., 2016)."""
+
+    def __init__(
+        self,
+        inner: Layer,
+        outer: Layer,
+        norms: Sequence[nn.Module],
+        activation: str,
+        dropout: float,
+    ) -> None:
+        act = ACTIVATIONS[activation]
+        drop = [Dropout(dropout)] if dropout else []
+        super().__init__(*norms[:1], act(), inner, *norms[1:], act(), *drop, outer)
+        initialise(inner, activation)
+        for parameter in outer.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x + f(x)."""
+        added: Tensor = super().forward(x)
+        return x + added
+
+
 class TiedLinear(nn.Module):
     """A decoder's layer that multiplies by an encoder layer's transposed weight: one tensor."""
 
@@ -281,13 +312,25 @@ def _stages(x: tuple[int, ...], hidden: Sequence[int] | None) -> list[tuple[int,
 
 
 def _dense(
-    widths: Sequence[int], activation: str, dropout: float, batch_norm: bool
+    widths: Sequence[int], activation: str, dropout: float, batch_norm: bool, blocks: int = 0
 ) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for a, b in pairwise(widths):
         layers.append(initialise(nn.Linear(a, b, bias=not batch_norm), activation))
         layers += _after(nn.BatchNorm1d, b, activation, dropout, batch_norm)
+        for _ in range(blocks):
+            inner = nn.Linear(b, b, bias=not batch_norm)
+            norms = [nn.BatchNorm1d(b) for _ in range(2 * batch_norm)]
+            layers.append(Residual(inner, nn.Linear(b, b), norms, activation, dropout))
     return layers
+
+
+def _convolved(width: int, activation: str, dropout: float, batch_norm: bool) -> "Residual":
+    inner, outer = (
+        nn.Conv2d(width, width, 3, padding=1, bias=bias) for bias in (not batch_norm, True)
+    )
+    norms = [nn.BatchNorm2d(width) for _ in range(2 * batch_norm)]
+    return Residual(inner, outer, norms, activation, dropout)
 
 
 def _stage(

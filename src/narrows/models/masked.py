@@ -1,0 +1,119 @@
+"""Masked autoencoders: what is hidden is told from what is seen."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from narrows.base import BaseAutoencoder
+from narrows.data.modalities import Modality
+from narrows.data.sources import Batch
+from narrows.errors import ContextError
+from narrows.fields import Count, Fraction
+from narrows.fitting import assemble
+from narrows.net import Move, Net, Step
+from narrows.parts.latents import Point
+from narrows.parts.networks import ARCHITECTURES
+from narrows.parts.transformers import BARE, TokensDecoder, TokensEncoder, scatter, transformer
+
+__all__ = ["MaskedAutoencoder"]
+
+
+class _Masked(Net):
+    """A net that tells tokens from others: a random share in `masked`, else each from the rest."""
+
+    def masked(self, batch: Batch, ratio: float) -> Step:
+        """Tell a random share of each sample from the rest; the step's mask is 1 on that share."""
+        tokens = cast(TokensEncoder, self.encoder).tokens
+        count = min(max(1, round(ratio * tokens.count)), max(1, tokens.count - 1))
+        order = torch.rand(len(batch), tokens.count, device=batch.x.device).argsort(1)
+        hidden, visible = order[:, :count], order[:, count:]
+        h, out = self.tell(batch.x, visible, hidden)
+
+        ones = batch.x.new_ones(*hidden.shape, tokens.values)
+        mask = tokens.join(scatter(ones, hidden, tokens.count))
+        mask = mask if batch.mask is None else mask * batch.mask
+        nll = self.likelihood.nll(out, batch.target, mask)
+        z, charges = self.latent(h)
+        return Step(replace(batch, mask=mask), h, None, z, out, nll, charges, self.progress)
+
+    def complete(
+        self, batch: Batch, h: Tensor, context: tuple[Any, ...], noise: Tensor | None = None
+    ) -> Step:
+        """Tell each quarter of the tokens from the other three."""
+        tokens = cast(TokensEncoder, self.encoder).tokens
+        every, out = torch.arange(tokens.count), torch.zeros(())
+        for quarter in tokens.quarters():
+            rest = every[~torch.isin(every, quarter)]
+            places = (part.to(h.device).expand(len(h), -1) for part in (rest, quarter))
+            out = out + self.tell(batch.x, *places)[1]
+        z, charges = self.latent(h, noise)
+        nll = self.likelihood.nll(out, batch.target, batch.mask)
+        return Step(batch, h, None, z, out, nll, charges, self.progress)
+
+    def tell(self, x: Tensor, visible: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean code of the visible, and samples with the hidden told, 0 elsewhere."""
+        encoder, decoder = cast(TokensEncoder, self.encoder), cast(TokensDecoder, self.decoder)
+        visible = visible if visible.shape[1] else hidden  # a single token is told from itself
+        codes = encoder.see(x, visible)
+        return codes.mean(1), encoder.tokens.join(decoder.tell(codes, visible, hidden))
+
+
+class MaskedAutoencoder(BaseAutoencoder):
+    """Hides most patches of an image, or cells of a row, and learns to tell them from the rest.
+
+    -log p(x_hidden | f(x_visible))
+
+    A Transformer encodes the visible tokens alone, and a lighter one tells the hidden ones, whose
+    loss alone counts. `transform` sees everything and takes the mean of the tokens' codes;
+    `reconstruct` and `score_samples` tell each quarter of a sample from the other three. The mean
+    code holds no sample: `inverse_transform`, `sample` and `interpolate` raise a `ContextError`.
+
+    Args:
+        latent_dim: size of a token's code, and of their mean.
+        mask_ratio: share of the tokens that is hidden in training.
+        patch_size: side of an image's patches; None takes an eighth of the longer side.
+        width: size of a token inside the Transformers.
+        depth: blocks of the encoder; the decoder has one.
+        heads: attention heads; they divide the width.
+
+    References:
+        Masked Autoencoders Are Scalable Vision Learners (He et al., 2022),
+        https://arxiv.org/abs/2111.06377
+
+    >>> from narrows import MaskedAutoencoder
+    >>> from sklearn.datasets import load_iris
+    >>> X = load_iris().data
+    >>> MaskedAutoencoder(mask_ratio=0.5, width=16, epochs=5).fit(X).transform(X).shape
+    (150, 32)
+    """
+
+    latent_dim: Count = 32
+    architecture: Literal["transformer"] = "transformer"
+    mask_ratio: Fraction = 0.75
+    patch_size: Count | None = None
+    width: Count = 64
+    depth: Count = 3
+    heads: Count = 4
+
+    def latent(self) -> Point:
+        """Return a point code."""
+        return Point(self.latent_dim)
+
+    def build(self, modality: Modality) -> Net:
+        """Return a net of two Transformers."""
+        known = {**ARCHITECTURES, "transformer": transformer}
+        net = assemble(self, modality, known)
+        return _Masked(net.encoder, net.latent, net.decoder, net.likelihood)
+
+    @property
+    def inverse_transform(self) -> Any:
+        """Raise a `ContextError`: the mean of the codes holds no sample."""
+        raise ContextError(BARE)
+
+    def losses(self, batch: Batch) -> Iterator[Move]:
+        """Hide a part of each sample, and pay for it alone."""
+        step = cast(_Masked, self.net_).masked(batch, self.mask_ratio)
+        yield Move("autoencoder", self.objective(step), step)

@@ -1,0 +1,87 @@
+"""Autoencoders whose code explains what a linear path beside it leaves over."""
+
+from dataclasses import replace
+from math import prod
+from typing import Annotated, Any, cast
+
+import torch
+from annotated_types import Ge
+
+from narrows.data.modalities import Modality
+from narrows.errors import ContextError
+from narrows.metrics.health import Diagnosis, worth_of_code
+from narrows.models.plain import Autoencoder
+from narrows.net import Net, Step, Terms
+from narrows.parts.residual import BARE, Skip, SkippingDecoder, SkippingEncoder
+
+__all__ = ["ResidualAutoencoder"]
+
+
+class _Skipping(Net):
+    """A net that also tells which share of the variance the code carries, "code_share".
+
+    Decoding every sample with another one's code raises the error by twice what the code carries.
+    """
+
+    @torch.no_grad()
+    def statistics(self, step: Step) -> Terms:
+        passed = cast(SkippingEncoder, self.encoder).skip(step.batch.x)
+        other = (step.out - passed).roll(1, 0) + passed
+        known, x = super().statistics(step), step.batch.target
+        rise = super().statistics(replace(step, out=other))["mse"] - known["mse"]
+        variance = x.var(0, correction=0).mean().clamp(min=1e-6)
+        return known | {"code_share": 0.5 * rise / variance}
+
+
+class ResidualAutoencoder(Autoencoder):
+    """A code for what a linear path of low rank, W, does not already carry past it.
+
+    -log p(x | z, x) with z = f(x) and the mean g(z) + W x
+
+    W starts at zero. The code alone is no longer the sample: `inverse_transform`, `sample` and
+    `interpolate` raise a `ContextError`, and `reconstruct` tells what the model makes of samples.
+
+    Args:
+        skip_rank: rank of W, how many numbers pass beside the code; 0 for no path. None lets all
+            of x pass, which makes the code useless: `diagnose` says so.
+
+    References:
+        Deep Residual Learning for Image Recognition (He et al., 2016),
+        https://arxiv.org/abs/1512.03385
+
+    >>> from narrows import ResidualAutoencoder
+    >>> from sklearn.datasets import load_iris
+    >>> X = load_iris().data
+    >>> model = ResidualAutoencoder(latent_dim=1, skip_rank=1, epochs=20).fit(X)
+    >>> model.transform(X).shape, model.reconstruct(X).shape
+    ((150, 1), (150, 4))
+    """
+
+    skip_rank: Annotated[int, Ge(0)] | None = 2
+
+    def build(self, modality: Modality) -> Net:
+        """Lay the linear path beside the code."""
+        net = super().build(modality)
+        if self.skip_rank == 0:
+            return net
+        channels, *grid = modality.shape
+        out = (channels * net.likelihood.channels, *grid)
+        encoder = SkippingEncoder(net.encoder, Skip(modality.shape, out, self.skip_rank))
+        return _Skipping(encoder, net.latent, SkippingDecoder(net.decoder), net.likelihood)
+
+    @property
+    def inverse_transform(self) -> Any:
+        """Decode codes where there is no path beside them, else raise a `ContextError`."""
+        if self.skip_rank != 0:
+            raise ContextError(BARE)
+        return super().inverse_transform
+
+    def diagnose(self) -> Diagnosis:
+        """Name a path that makes the code useless."""
+        if self.skip_rank == 0:
+            return super().diagnose()
+        row = self.history_[-1]
+        share = row.get("validation_code_share", row["code_share"])
+        values = prod(self.modality_.shape)
+        free = self.skip_rank is None or self.skip_rank >= values
+        return super().diagnose().having(worth_of_code(share, free))

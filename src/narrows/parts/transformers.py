@@ -1,0 +1,264 @@
+"""Transformers: samples as tokens, pre-norm blocks, and an encoder that sees a part of them."""
+
+from math import ceil, prod
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from narrows.errors import ContextError, ParameterError
+from narrows.parts.networks import ACTIVATIONS, Dropout, Sizes
+
+if TYPE_CHECKING:
+    from narrows.data.sources import Batch
+
+__all__ = [
+    "BARE",
+    "Block",
+    "Tokens",
+    "TokensDecoder",
+    "TokensEncoder",
+    "scatter",
+    "transformer",
+    "waves",
+]
+
+BARE = (
+    "MaskedAutoencoder decodes the codes of a sample's tokens, and a bare code is only their "
+    "mean. Call reconstruct(X), which tells each part of X from the rest."
+)
+
+
+class Tokens:
+    """How a sample is cut into tokens: an image into patches, a row into its cells.
+
+    Args:
+        shape: of a sample, ``(channels, height, width)`` or ``(columns,)``.
+        patch: side of a patch; the last ones are padded with zeros where it does not divide.
+
+    Attributes:
+        count: tokens of a sample.
+        values: numbers in a token.
+        grid: how many patches lie down and across; None for cells.
+    """
+
+    def __init__(self, shape: tuple[int, ...], patch: int) -> None:
+        self.shape, self.patch = shape, patch
+        self.grid: tuple[int, int] | None = None
+        self.count, self.values = shape[0], 1
+        if len(shape) == 3:
+            self.grid = ceil(shape[1] / patch), ceil(shape[2] / patch)
+            self.count, self.values = prod(self.grid), shape[0] * patch**2
+
+    def quarters(self) -> list[Tensor]:
+        """Return the places of up to four parts, none of which is in one piece."""
+        place = torch.arange(self.count)
+        label = place % 4
+        if self.grid is not None:
+            label = place // self.grid[1] % 2 * 2 + place % self.grid[1] % 2
+        return [part for part in (place[label == i] for i in range(4)) if len(part)]
+
+    def cut(self, x: Tensor) -> Tensor:
+        """Return the tokens of samples, ``(batch, count, values)``."""
+        if self.grid is None:
+            return x.unsqueeze(2)
+        (down, across), p = self.grid, self.patch
+        x = F.pad(x, (0, across * p - x.shape[3], 0, down * p - x.shape[2]))
+        x = x.view(len(x), -1, down, p, across, p).permute(0, 2, 4, 1, 3, 5)
+        return x.flatten(3).flatten(1, 2)
+
+    def join(self, tokens: Tensor) -> Tensor:
+        """Return samples from tokens of any number of channels a value."""
+        if self.grid is None:
+            return tokens.transpose(1, 2).flatten(1)
+        (down, across), p = self.grid, self.patch
+        x = tokens.view(len(tokens), down, across, -1, p, p).permute(0, 3, 1, 4, 2, 5)
+        x = x.reshape(len(tokens), -1, down * p, across * p)
+        return x[:, :, : self.shape[1], : self.shape[2]]
+
+
+class TokenWise(nn.Module):
+    """An affine layer for tokens: one for all patches, one for each cell."""
+
+    def __init__(self, tokens: Tokens, inputs: int, outputs: int) -> None:
+        super().__init__()
+        own = tokens.count if tokens.grid is None else 1
+        self.weight = nn.Parameter(torch.randn(own, inputs, outputs) * inputs**-0.5)
+        self.bias = nn.Parameter(torch.zeros(own * outputs))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map ``(batch, count, inputs)`` to ``(batch, count, outputs)``."""
+        mapped = (tokens.unsqueeze(2) @ self.weight).squeeze(2)
+        biased: Tensor = mapped + self.bias.view(len(self.weight), -1)
+        return biased
+
+
+class Block(nn.Module):
+    """Attention and a dense layer, each on normalised tokens and added to them.
+
+    On Layer Normalization in the Transformer Architecture (Xiong et al., 2020).
+    """
+
+    def __init__(self, width: int, heads: int, activation: str, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.before_attention, self.before_dense = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query_key_value, self.mix = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.dense = nn.Sequential(
+            nn.Linear(width, 2 * width),
+            ACTIVATIONS[activation](),
+            nn.Linear(2 * width, width),
+        )
+        self.dropout = Dropout(dropout) if dropout else nn.Identity()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the tokens, each having seen the others: ``(batch, count, width)``."""
+        tokens = tokens + self.dropout(self.attention(self.before_attention(tokens)))
+        added: Tensor = self.dropout(self.dense(self.before_dense(tokens)))
+        return tokens + added
+
+    def attention(self, tokens: Tensor) -> Tensor:
+        """Return what each token takes from all of them."""
+        parts = self.query_key_value(tokens).unflatten(2, (3, self.heads, -1))
+        query, key, value = parts.permute(2, 0, 3, 1, 4)
+        taken = F.scaled_dot_product_attention(query, key, value)
+        mixed: Tensor = self.mix(taken.transpose(1, 2).flatten(2))
+        return mixed
+
+
+class TokensEncoder(nn.Module):
+    """Tokens through a Transformer to codes of `dim` numbers each; their mean is the code."""
+
+    def __init__(
+        self, tokens: Tokens, dim: int, width: int, depth: int, heads: int, **options: float | str
+    ) -> None:
+        super().__init__()
+        self.tokens = tokens
+        self.embed = TokenWise(tokens, tokens.values, width)
+        self.positions = nn.Parameter(positions(tokens, width))
+        self.blocks = nn.Sequential(*blocks(depth, width, heads, **options))
+        self.norm, self.top = nn.LayerNorm(width), nn.Linear(width, dim)
+
+    def forward(self, batch: "Batch") -> Tensor:
+        """Return the mean of the codes of all tokens."""
+        return self.see(batch.x).mean(1)
+
+    def see(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Return the codes of the visible tokens, ``(batch, visible, dim)``; of all by default."""
+        tokens = self.embed(self.tokens.cut(x)) + self.positions
+        if visible is not None:
+            tokens = gather(tokens, visible)
+        codes: Tensor = self.top(self.norm(self.blocks(tokens)))
+        return codes
+
+
+class TokensDecoder(nn.Module):
+    """From codes of tokens that were seen to the values of those that are asked for.
+
+    Each one asked for is a mask token at its place, and only these are read out.
+    """
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        dim: int,
+        width: int,
+        channels: int,
+        heads: int,
+        **options: float | str,
+    ) -> None:
+        super().__init__()
+        self.tokens = tokens
+        self.bottom = nn.Linear(dim, width)
+        self.mask = nn.Parameter(0.02 * torch.randn(width))
+        self.positions = nn.Parameter(positions(tokens, width))
+        self.blocks = nn.Sequential(*blocks(1, width, heads, **options))
+        self.norm = nn.LayerNorm(width)
+        self.head = TokenWise(tokens, width, channels * tokens.values)
+
+    def forward(self, z: Tensor, batch: "Batch | None" = None) -> Tensor:
+        """Refuse a bare code.
+
+        Raises:
+            ContextError: always; `tell` decodes the codes of tokens.
+        """
+        raise ContextError(BARE)
+
+    def tell(self, codes: Tensor, seen: Tensor, asked: Tensor) -> Tensor:
+        """Return the tokens asked for, 0 elsewhere: ``(batch, count, channels * values)``."""
+        known = self.bottom(codes) + self.positions[seen]
+        query = self.mask + self.positions[asked]
+        tokens = self.norm(self.blocks(torch.cat([known, query], 1))[:, seen.shape[1] :])
+        told: Tensor = self.head(scatter(tokens, asked, self.tokens.count))
+        return told * scatter(torch.ones_like(tokens[..., :1]), asked, self.tokens.count)
+
+
+def transformer(
+    sizes: Sizes,
+    *,
+    patch_size: int | None = None,
+    width: int = 64,
+    depth: int = 3,
+    heads: int = 4,
+    activation: str = "silu",
+    dropout: float = 0.0,
+) -> tuple[TokensEncoder, TokensDecoder]:
+    """Build an encoder of tokens and a lighter decoder of one block.
+
+    Raises:
+        ParameterError: the heads do not divide the width, or the sizes fit neither.
+    """
+    if width % heads:
+        raise ParameterError(
+            f"The 'heads' parameter must divide the width of a token. Got heads={heads} and "
+            f"width={width}."
+        )
+    if len(sizes.x) == 1 and patch_size is not None:
+        raise ParameterError(
+            f"The 'patch_size' parameter is for images; in a table every cell is a token. Got "
+            f"{patch_size}; leave it at None."
+        )
+    if len(sizes.x) not in (1, 3):
+        raise ParameterError(
+            f"architecture='transformer' needs tables or images; a sample here has the shape "
+            f"{sizes.x}."
+        )
+    tokens = Tokens(sizes.x, patch_size or max(2, round(max(sizes.x[1:], default=0) / 8)))
+    channels, dim = sizes.out[0] // sizes.x[0], sizes.z[0]
+    options: dict[str, float | str] = {"activation": activation, "dropout": dropout}
+    encoder = TokensEncoder(tokens, sizes.h[0], width, depth, heads, **options)
+    return encoder, TokensDecoder(tokens, dim, width, channels, heads, **options)
+
+
+def blocks(depth: int, width: int, heads: int, **options: float | str) -> list[Block]:
+    """Return the blocks of a Transformer."""
+    return [Block(width, heads, **options) for _ in range(depth)]  # type: ignore[arg-type]
+
+
+def positions(tokens: Tokens, width: int) -> Tensor:
+    """Return where positions start to learn: waves for patches, noise for cells, which differ."""
+    if tokens.grid is None:
+        return 0.5 * torch.randn(tokens.count, width)
+    return waves(tokens.grid, width)
+
+
+def waves(grid: tuple[int, int], width: int) -> Tensor:
+    """Return sines and cosines of both coordinates, ``(rows * columns, width)``."""
+    rows, columns = (torch.arange(n, dtype=torch.float32) for n in grid)
+    places = torch.cartesian_prod(rows, columns).view(-1, 2)
+    each = ceil(width / 4)
+    rates = 100.0 ** -(torch.arange(each) / each)
+    angles = (places.unsqueeze(2) * rates).flatten(1)
+    return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)[:, :width]
+
+
+def gather(tokens: Tensor, places: Tensor) -> Tensor:
+    """Return the tokens at some places, ``(batch, places, width)``."""
+    return tokens.gather(1, places.unsqueeze(2).expand(-1, -1, tokens.shape[2]))
+
+
+def scatter(tokens: Tensor, places: Tensor, count: int) -> Tensor:
+    """Return `count` tokens with those given at their places, and zeros elsewhere."""
+    whole = tokens.new_zeros(len(tokens), count, tokens.shape[2])
+    return whole.scatter(1, places.unsqueeze(2).expand_as(tokens), tokens)

@@ -1,0 +1,225 @@
+"""Sparse codes: how many units are kept, what the estimators estimate, and a known dictionary."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import narrows
+from narrows.data.sources import Batch
+from narrows.errors import ParameterError
+from narrows.metrics.health import dead_latents
+from narrows.net import Net
+from narrows.parts.likelihoods import Gaussian
+from narrows.parts.networks import Decoder, Encoder
+from narrows.parts.sparse import Atoms, BatchTopK, JumpReLU, TopK, revival
+
+SELECTIONS = ["topk", "batch_topk", "jumprelu"]
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def fit(X, **options):
+    defaults = {"latent_dim": 24, "k": 3, "epochs": 15, "learning_rate": 5e-3}
+    return narrows.TopKAutoencoder(**defaults | options).fit(X)
+
+
+# -- what is kept -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [1, 3, 24])
+def test_every_code_has_exactly_k_units(k, digits):
+    assert ((fit(digits, k=k).transform(digits) != 0).sum(1) == k).all()
+
+
+def test_the_largest_are_kept_as_they_are():
+    h = torch.tensor([[3.0, -1.0, 2.0, -4.0], [-1.0, -2.0, -3.0, 0.5]])
+    expected = torch.tensor([[3.0, 0.0, 2.0, 0.0], [-1.0, 0.0, 0.0, 0.5]])
+    torch.testing.assert_close(TopK(4, 2).mean(h), expected)
+
+
+def test_a_batch_shares_its_units_in_training_and_a_threshold_afterwards():
+    latent, h = BatchTopK(8, 2), torch.randn(500, 8)
+    latent.update(h)
+    z = latent.mean(h)
+    assert int((z != 0).sum()) == 1000
+    assert len((z != 0).sum(1).unique()) > 3  # not the same number for every sample
+    assert float(latent.threshold) == pytest.approx(float(h.flatten().sort().values[-1000]))
+    latent.eval()
+    assert torch.equal(latent.mean(h), z)  # the same rule on the same batch
+    assert torch.equal(latent.mean(h[:1]), z[:1])  # whatever the neighbours are
+    latent.update(h + 1)
+    assert float(latent.threshold) > float(h.flatten().sort().values[-1000])
+
+
+@pytest.mark.parametrize("selection", ["batch_topk", "jumprelu"])
+def test_others_keep_k_units_on_average(selection):
+    X = sparse_data(1500)[0]
+    active = (fit(X, selection=selection, epochs=30, k=4).codes_ != 0).sum(1)
+    assert float(active.mean()) == pytest.approx(4, rel=0.2)
+    assert active.std() > 0
+
+
+# -- the estimator of JumpReLU ----------------------------------------------------------------
+
+
+def test_the_gradients_of_thresholds_are_those_of_the_expected_values():
+    """d E[H(h - t)] / dt = -p(t) and d E[h H(h - t)] / dt = -t p(t) for h ~ N(0, 1)."""
+    latent = JumpReLU(1, 1, bandwidth=0.05)
+    h = torch.randn(2_000_000, 1)
+    for value in (0.5, 1.3):
+        t = torch.tensor([value], requires_grad=True)
+        density = float(torch.exp(torch.tensor(-0.5 * value**2)) / (2 * torch.pi) ** 0.5)
+        (step,) = torch.autograd.grad(latent.gate(h, t).mean(), t)
+        assert float(step) == pytest.approx(-density, rel=0.03)
+        with torch.no_grad():
+            latent.log_threshold.fill_(np.log(value))
+        (jump,) = torch.autograd.grad(latent.mean(h).mean(), latent.log_threshold)
+        assert float(jump) == pytest.approx(-value * density * value, rel=0.03)  # dt/dlog t = t
+
+
+def test_a_jump_is_exact_forward_and_its_gradient_in_h_is_the_gate():
+    latent = JumpReLU(3, 1).double()
+    h = torch.tensor([[0.2, 1.5, -3.0], [1.01, 0.99, 9.0]], dtype=torch.float64)
+    expected = torch.tensor([[0.0, 1.5, 0.0], [1.01, 0.0, 9.0]], dtype=torch.float64)
+    assert torch.equal(latent.mean(h), expected)
+    h.requires_grad_()
+    assert torch.autograd.gradcheck(latent.mean, h)
+
+
+def test_the_price_is_the_squared_distance_from_k():
+    latent = JumpReLU(4, 2)
+    h = torch.tensor([[2.0, 2.0, 2.0, 0.0], [2.0, 2.0, 2.0, 2.0]])
+    torch.testing.assert_close(latent(h)[1]["sparsity"], torch.tensor((3.5 / 2 - 1) ** 2))
+
+
+# -- the dictionary ---------------------------------------------------------------------------
+
+
+def sparse_data(n, atoms=24, dim=16, active=3):
+    """Samples that mix a few of many known atoms."""
+    rng = np.random.default_rng(0)
+    known = rng.standard_normal((atoms, dim))
+    known /= np.linalg.norm(known, axis=1, keepdims=True)
+    codes = rng.uniform(0.5, 2, (n, atoms)) * (rng.random((n, atoms)).argsort(1) < active)
+    return codes @ known, known
+
+
+def atoms_of(model):
+    (atoms,) = (m for m in model.net_.decoder.modules() if isinstance(m, Atoms))
+    codes = torch.eye(atoms.in_features)
+    with torch.no_grad():
+        return (atoms(codes) - atoms.bias).numpy()
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_a_known_dictionary_is_recovered(selection):
+    X, known = sparse_data(2000)
+    model = fit(
+        X, latent_dim=48, selection=selection, scaling="none", epochs=40, learning_rate=1e-2
+    )
+    found = np.abs(known @ atoms_of(model).T).max(1)
+    assert found.mean() > 0.95
+    assert model.history_[-1]["validation_mse"] < 0.15 * X.var()
+
+
+@pytest.mark.parametrize("options", [{}, {"likelihood": "bernoulli"}], ids=str)
+def test_atoms_have_unit_norm_and_the_encoder_starts_at_them(options, digits):
+    atoms = atoms_of(fit(digits, **options))
+    np.testing.assert_allclose(np.linalg.norm(atoms, axis=1), 1, rtol=1e-5)
+    start = fit(digits, epochs=1, learning_rate=1e-30, **options)
+    weight = dict(start.net_.encoder.named_parameters())["1.weight"].detach().numpy()
+    np.testing.assert_allclose(weight, atoms_of(start), rtol=1e-5, atol=1e-6)
+
+
+def test_the_encoder_reads_x_without_the_decoders_bias(digits):
+    net = fit(digits).net_
+    x = torch.randn(5, net.encoder[1].in_features)
+    bias = net.decoder(torch.zeros(1, 24))
+    assert bias.abs().max() > 0.01
+    expected = net.encoder[1](x - bias)
+    torch.testing.assert_close(net.encode(Batch(x, x))[0], expected)
+
+
+# -- dead units -------------------------------------------------------------------------------
+
+
+def test_silence_is_counted_in_samples_and_ends_with_an_activation():
+    latent = TopK(3, 1, dead_after=10)
+    first, second = torch.tensor([[1.0, 0, 0]] * 4), torch.tensor([[0.0, 0, 1]] * 7)
+    latent.update(first)
+    assert latent.silent.tolist() == [0, 4, 4]
+    latent.update(second)
+    assert latent.silent.tolist() == [7, 11, 0]
+    assert latent.dead.tolist() == [False, True, False]
+    assert float(latent.statistics(second)["dead"]) == pytest.approx(1 / 3)
+    assert float(latent.statistics(second)["l0"]) == 1
+
+
+def net_with(latent, dim=5):
+    """A dictionary's net with a unit scale, in double precision."""
+    encoder = Encoder(nn.Linear(dim, latent.code_shape[0]))
+    decoder = Decoder(Atoms(latent.code_shape[0], dim))
+    return Net(encoder, latent, decoder, Gaussian(scale=1.0)).double()
+
+
+def test_dead_units_learn_from_the_residual_and_nothing_else_does():
+    latent = TopK(6, 2, dead_after=10)
+    net = net_with(latent)
+    latent.silent[:] = torch.tensor([0.0, 0, 0, 99, 99, 0])
+    x = torch.randn(7, 5, dtype=torch.float64)
+    step = net(Batch(x, x))
+    h = step.h
+    aux = revival(net, step)
+
+    code = h.relu() * latent.dead  # two of them: less than 4k, so all are let through
+    atoms = nn.functional.normalize(net.decoder[0].weight, dim=0)
+    residual = (x - step.out).detach()
+    expected = 0.5 * ((residual - code @ atoms.t()) ** 2 - residual**2).sum(1)
+    torch.testing.assert_close(aux, expected)
+
+    rows, columns = torch.autograd.grad(
+        aux.sum(), [net.encoder[0].weight, net.decoder[0].weight], retain_graph=True
+    )
+    assert (rows.abs().sum(1) > 0).tolist() == latent.dead.tolist()
+    assert (columns.abs().sum(0) > 0).tolist() == latent.dead.tolist()
+
+
+def test_no_unit_is_dead_no_price():
+    net = net_with(TopK(6, 2))
+    x = torch.randn(7, 5, dtype=torch.float64)
+    step = net(Batch(x, x))
+    assert torch.equal(revival(net, step), torch.zeros(7, dtype=torch.float64))
+
+
+def test_the_diagnosis_names_dead_units(digits):
+    codes = np.zeros((50, 10), np.float32)
+    codes[:, :9] = 1
+    assert dead_latents(codes).level == "notice"
+    assert "1 of 10 units are dead" in dead_latents(codes).text
+    codes[:, 5:] = 0
+    assert dead_latents(codes).level == "problem"
+    codes[0] = 1
+    assert dead_latents(codes).level == "good"
+    names = [finding.name for finding in fit(digits).diagnose().findings]
+    assert "dead latents" in names
+    assert "unused units" not in names
+
+
+# -- settings ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k": 25}, r"'k' parameter of a sparse code must be at most latent_dim=24. Got 25"),
+        ({"sparsity": 3.0}, r"'sparsity' parameter .* no effect with selection='topk'"),
+        ({"hidden": (5,)}, r"'hidden' parameter of TopKAutoencoder has no effect"),
+    ],
+)
+def test_what_cannot_work_is_refused(options, message, digits):
+    with pytest.raises(ParameterError, match=message):
+        fit(digits, **options)
