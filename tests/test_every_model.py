@@ -175,20 +175,13 @@ def source(model, X):
 
 def paid(model, X):
     """Names of the terms of the autoencoder's loss; a critic has terms of its own."""
+    model = copy.deepcopy(model)
     moves = list(model.losses(source(model, X).take(torch.arange(8))))
     return {name for move in moves if move.player == "autoencoder" for name in move.terms}
 
 
 def weights(model):
     return {name: p.detach().clone() for name, p in model.net_.named_parameters()}
-
-
-def charges(case):
-    """Names of what the shared model pays; the other numbers of the history are statistics."""
-    model = copy.deepcopy(fitted(case))
-    x, mask = model.modality_.encode(model.modality_.read(data(case), "test"))
-    batch = InMemory(x, mask).take(torch.arange(8))
-    return {name for move in model.losses(batch) for name in move.terms}
 
 
 # -- training ---------------------------------------------------------------------------------

@@ -226,6 +226,11 @@ class VAEGAN(_Adversarial):
 
     def build(self, modality: Modality) -> Net:
         """Add a critic of the data, and the distribution of its features."""
+        if self.scale == "predicted":
+            raise ParameterError(
+                "VAEGAN compares features of what is decoded, which have one scale: with "
+                "scale='predicted' nothing would predict it. Use 'optimal', 'learned' or a number."
+            )
         net = super().build(modality)
         critic = self._new_critic(modality.shape)
         size = prod(critic.features(torch.zeros(1, *modality.shape)).shape)
