@@ -258,8 +258,8 @@ class CategoricalVAE(_Discrete):
 
     E[-log p(x | z)] + beta * KL(q(z | x) || uniform)
 
-    Scores and held-out numbers other than training's own are of exact draws, so that beta=1 gives
-    a bound on log p(x).
+    `score_samples` takes exact draws, so that it is a bound on log p(x); the history's numbers are
+    of relaxed ones.
 
     Args:
         categories: values of each variable.
