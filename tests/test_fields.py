@@ -142,7 +142,9 @@ REFUSED = {
     "LinearAutoencoder": MLP_ONLY,
     "TopKAutoencoder": MLP_ONLY,
     "ContractiveAutoencoder": {"batch_norm"},
-    "VampPriorVAE": {"batch_norm"},
+    "VampPriorVAE": {"batch_norm", "free_bits"},
+    "FlowVAE": {"free_bits"},
+    "SphericalVAE": {"free_bits"},
     "HierarchicalVQVAE": {"tied"},  # the decoder reads more than the encoder's last layer gives
     "BetaTCVAE": {"capacity", "free_bits", "distortion"},
     "InfoVAE": {"beta"},

@@ -46,6 +46,9 @@ MODELS: dict[str, type["BaseAutoencoder"]] = {}
 """Every estimator by its class name."""
 SLICE = 1024
 """Samples that pass through the net at once after training."""
+LEAST = 16
+"""Samples in a pass, at least: products of fewer rows are rounded in another way, and a row's
+result would depend on its neighbours."""
 REMEMBERED = 10_000
 """Training codes that are kept, for a density over codes and for `diagnose`."""
 
@@ -486,7 +489,10 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
     ) -> Tensor:
         self.net_.eval()
         device = self._device()
-        parts = [function(source.take(part).to(device)) for part in rows.split(SLICE)]
+        parts = []
+        for part in rows.split(SLICE):
+            several = part.repeat(-(-LEAST // len(part)))
+            parts.append(function(source.take(several).to(device))[: len(part)])
         return torch.cat(parts).float().cpu()
 
     def _fitted_density(self) -> Mixture | CodePrior:

@@ -93,11 +93,11 @@ def write_folder(path: Path_, files: Mapping[str, bytes | str], overwrite: bool 
         fresh.replace(path)
         _sync(path.parent)
         shutil.rmtree(previous, ignore_errors=True)
-    except OSError as error:
+    except BaseException as error:  # a signal too leaves nothing half written
         shutil.rmtree(fresh, ignore_errors=True)
         if not path.exists() and previous.exists():
             previous.replace(path)
-        if isinstance(error, FileError):
+        if isinstance(error, FileError) or not isinstance(error, OSError):
             raise
         raise FileError(f"Cannot write the folder {path}: {error.strerror or error}.") from error
 

@@ -125,7 +125,7 @@ def test_says_what_was_trained_on_what(digits):
     assert FEW.describe() in text
     assert "trained on 135, scored on 15 held out" in text
     assert "A Gaussian code whose posterior pays" in text
-    assert "E[-log p(x | z)] + beta * KL" in text
+    assert "E[-log p(x | z)] + beta * s(t) * KL" in text
     assert "64 → 4" in text
 
 

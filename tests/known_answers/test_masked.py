@@ -127,7 +127,8 @@ def test_visible_targets_do_not_change_the_loss_and_hidden_inputs_not_the_answer
     assert torch.equal(blind.out, step.out)
     assert torch.equal(blind.nll, step.nll)
     moved = masked(net, Batch(x, torch.where(hidden > 0, other, x)))
-    assert (moved.nll != step.nll).all()
+    if likelihood != "categorical":  # it has a single level here, which is always right
+        assert (moved.nll != step.nll).all()
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -85,6 +85,9 @@ class FactorVAE(_Adversarial):
     The last is the mean logit of a critic that tells codes from codes whose units were shuffled
     over the batch: at its best, the logit is log q(z) / prod_j q(z_j).
 
+    Use it for codes whose units vary independently when a critic may be trained beside them; not
+    where a second player's tuning is unwelcome (see BetaTCVAE).
+
     Args:
         gamma: weight of the total correlation.
 
@@ -128,6 +131,9 @@ class AdversarialAutoencoder(_Adversarial):
     -log p(x | z) - adversarial * log D(z) with z = f(x)
 
     The critic D tells draws of the prior from codes: it minimises -log D(p) - log(1 - D(z)).
+
+    Use it for a code of any prior that can be sampled; not where training without a second player
+    does (see WassersteinAutoencoder).
 
     Args:
         prior: "normal" is N(0, I), "mixture" sets Gaussians on a circle, "uniform" is a box; the
@@ -202,6 +208,9 @@ class VAEGAN(_Adversarial):
     and s found like the likelihood's scale; `scale=1.0` is the paper's. The critic minimises
     -log D(x) - log(1 - D(decoded)) - log(1 - D(generated)). "nll" and "mse" of the data are shown
     beside it: they train nothing but the scale of the likelihood.
+
+    Use it for sharp images by a likeness that is learned; not to measure errors in pixels or to
+    train unattended.
 
     Args:
         beta: weight of the KL divergence.

@@ -29,6 +29,9 @@ class IWAE(BaseAutoencoder):
     and "kl", means over the codes, and "gain" ≤ 0, what the importance weights win over them.
     `score_samples` gives the same bound with `score_draws` particles.
 
+    Use it for the tightest bound on the likelihood; not to speed up training, for each particle
+    costs a pass through the decoder.
+
     Args:
         particles: codes in one estimate of the bound, K.
         repeats: independent estimates that are averaged for each sample (MIWAE's M).

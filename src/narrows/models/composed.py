@@ -22,6 +22,9 @@ class ComposedAutoencoder(BaseAutoencoder):
 
     -log p(x | z) + sum_c charges_c + sum_p weight_p * penalty_p
 
+    Use it to search the whole grid of parts from plain data; not where a named model says the same
+    in fewer words.
+
     Args:
         code: name of the latent.
         code_options: what the latent takes beside its size.

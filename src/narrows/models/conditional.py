@@ -39,6 +39,9 @@ class ConditionalVAE(VAE):
     `inverse_transform(transform(X, y), condition=other)` shows X as if it were of another; codes
     without a condition decode to the mean over all labels, or at the mean numbers.
 
+    Use it to generate given labels or columns, and to learn from few labels; not where the
+    condition is unknown when the model is used and is no label.
+
     Args:
         alpha: weight of the classifier q(y | x), relative to the share of labelled samples.
         condition: columns of a data frame that are the condition; they are not reconstructed, and

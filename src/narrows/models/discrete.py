@@ -73,6 +73,9 @@ class VQVAE(_Discrete):
     the commitment weighs less as s falls. By default the codebook follows moving averages, which
     leaves the second term out.
 
+    Use it for discrete codes to compress or to model afterwards; not with a large codebook (see
+    FSQVAE and SimVQ) or where a continuous code is wanted.
+
     Args:
         codes: vectors in the codebook.
         tokens: vectors of a code; None takes one for each place of a conv net's last feature map,
@@ -138,6 +141,9 @@ class ResidualVQVAE(VQVAE):
 
     with r_1 = z_e and r_l+1 = r_l - e_l; for the rest see `VQVAE`.
 
+    Use it for high fidelity at several rates from small codebooks; not where one index a token is
+    simpler.
+
     Args:
         quantizers: number of codebooks.
 
@@ -168,6 +174,9 @@ class HierarchicalVQVAE(VQVAE):
 
     The fine code knows the coarse one, and the decoder sees both; for the rest see `VQVAE`.
 
+    Use it for images, with structure in one code and detail in the other; not on tables without
+    such levels.
+
     References:
         Generating Diverse High-Fidelity Images with VQ-VAE-2 (Razavi et al., 2019),
         https://arxiv.org/abs/1906.00446
@@ -190,6 +199,9 @@ class SimVQ(_Discrete):
     -log p(x | z) + ‖sg[z_e] - W c‖² + commitment * ‖z_e - sg[W c]‖²
 
     The gradient of z passes straight through to z_e.
+
+    Use it for a large learned codebook without dead codes; not where the codes must be free to lie
+    anywhere.
 
     Args:
         codes: vectors in the codebook.
@@ -229,6 +241,9 @@ class FSQVAE(_Discrete):
 
     Rounding passes the gradient unchanged.
 
+    Use it for large codebooks that are used whole without any tending; not for very small ones,
+    where a learned codebook is better.
+
     Args:
         levels: number of values of each digit; their product is the number of codes.
         tokens: vectors of a code; None takes one for each place of a conv net's last feature map,
@@ -260,6 +275,9 @@ class CategoricalVAE(_Discrete):
 
     `score_samples` takes exact draws, so that it is a bound on log p(x); the history's numbers are
     of relaxed ones.
+
+    Use it for codes that are choices among categories; not where distances between codes shall
+    mean something.
 
     Args:
         categories: values of each variable.
@@ -302,6 +320,9 @@ class BinaryAutoencoder(_Discrete):
 
     It tells at most latent_dim * log 2 nats of x. `encode_indices` returns the likeliest bits;
     ``np.packbits`` makes bytes of them, and samples that are alike differ in few.
+
+    Use it for hashes: bits that put similar samples close together; not where the error must be
+    small.
 
     Args:
         beta: weight of the KL divergence; below 1 by default, because the straight-through

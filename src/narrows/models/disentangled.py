@@ -26,6 +26,9 @@ class BetaTCVAE(VAE):
     The three parts, mutual information, total correlation and dimension-wise KL, sum to the KL.
     They are estimated at one draw from each posterior, with q(z) from the batch.
 
+    Use it for codes whose units vary independently, at less loss of detail than a beta-VAE; not
+    with small batches, in which the total correlation is estimated.
+
     Args:
         alpha: weight of the mutual information of x and z.
         beta: weight of the total correlation.
@@ -82,6 +85,9 @@ class DIPVAE(VAE):
     C is the covariance over the data of the posteriors' means (I), or of the codes, which adds
     the mean of the posteriors' variances (II). A batch estimates it, divided by its size.
 
+    Use it for decorrelated codes whose price does not touch the reconstruction directly; not where
+    units depend on one another without being correlated.
+
     Args:
         version: "I" or "II".
         off_diagonal: weight of the squared covariances.
@@ -117,6 +123,9 @@ class InfoVAE(VAE):
     D is the squared maximum mean discrepancy of the batch's codes from as many draws of the
     prior, without bias, its kernel summed over seven bandwidths. alpha = 0 and lam = 1 make the
     VAE, alpha = 1 the MMD-VAE. beta must stay 1: the KL's weight is 1 - alpha.
+
+    Use it where a VAE ignores its code; not where the objective must stay a bound on the
+    likelihood.
 
     Args:
         alpha: weight of the mutual information of x and z that the objective prefers, up to 1.

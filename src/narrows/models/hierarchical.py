@@ -18,6 +18,9 @@ class HierarchicalVAE(BaseAutoencoder):
     reads z_1 alone, which holds all that the decoder gets. The weight s(t) rises from 0 to 1,
     without which upper levels may fall idle; held-out samples are charged with s = 1.
 
+    Use it for images whose coarse and fine structure shall have codes of their own; not on small
+    tables, where the upper levels stay empty.
+
     Args:
         levels: number of levels; 1 is the VAE.
         beta: weight of the KL divergences.

@@ -71,6 +71,9 @@ class MaskedAutoencoder(BaseAutoencoder):
     `reconstruct` and `score_samples` tell each quarter of a sample from the other three. The mean
     code holds no sample: `inverse_transform`, `sample` and `interpolate` raise a `ContextError`.
 
+    Use it to predict hidden patches or cells from those that are seen. As features, its codes need
+    far longer training than the default; it neither compresses nor generates.
+
     Args:
         latent_dim: size of a token's code, and of their mean.
         mask_ratio: share of the tokens that is hidden in training.

@@ -21,6 +21,9 @@ class Autoencoder(BaseAutoencoder):
 
     -log p(x | z) with z = f(x)
 
+    Use it to reduce, denoise by projection or find anomalies where no prior over codes is needed;
+    not where samples or a likelihood matter most.
+
     Args:
         code_activation: activation of the code.
         code_dropout: probability of dropping a unit of the code in training.
@@ -56,6 +59,9 @@ class LinearAutoencoder(BaseAutoencoder):
 
     -log p(x | z) with z = W x + b
 
+    Use it as the yardstick of every other model, or as a PCA that takes weights, missing cells and
+    other likelihoods; not to find curved structure.
+
     References:
         Neural Networks and Principal Component Analysis: Learning from Examples Without Local
         Minima (Baldi & Hornik, 1989), https://doi.org/10.1016/0893-6080(89)90014-2
@@ -80,6 +86,9 @@ class DenoisingAutoencoder(Autoencoder):
     """Recovers the clean input from a corrupted one.
 
     -log p(x | z) with z = f(x + noise)
+
+    Use it for robust features and to repair corrupted data; not where the corruption resembles the
+    anomalies that shall be found.
 
     Args:
         corruption: "gaussian" adds noise, "masking" sets values to the mean, "salt_and_pepper"

@@ -25,6 +25,9 @@ class VampPriorVAE(VAE):
 
     Both expectations are taken over one draw. The pseudo-inputs u start at training samples.
 
+    Use it for clustered data, which one normal prior cannot cover; not on a few hundred samples,
+    where pseudo-inputs copy them.
+
     Args:
         pseudo_inputs: number of pseudo-inputs, K.
 
@@ -106,6 +109,9 @@ class FlowVAE(VAE):
 
     With z = f_L(...f_1(z_0)), log q(z | x) = log N(z_0) - sum_l log |det df_l|. Both expectations
     are taken over one draw.
+
+    Use it where the posterior or the prior is no Gaussian; not where a code's units shall be read
+    one by one.
 
     Args:
         posterior: "planar" and "iaf" (inverse autoregressive) bend it, "gaussian" does not.

@@ -40,6 +40,9 @@ class SparseAutoencoder(Autoencoder):
 
     Where rho is given, the price is sparsity * sum_j KL(rho || mean z_j).
 
+    Use it for overcomplete codes of which few are active at a time; not where an exact number of
+    active units is wanted (see TopKAutoencoder).
+
     Args:
         sparsity: weight of the penalty.
         rho: target of the mean activation; needs code_activation="sigmoid". None charges L1.
@@ -81,6 +84,9 @@ class ContractiveAutoencoder(Autoencoder):
 
     -log p(x | z) + contraction * ||dz/dx||²_F
 
+    Use it for codes that ignore small changes of the input; not on wide data with a large code and
+    jacobian="exact", whose cost grows with the code.
+
     Args:
         contraction: weight of the penalty.
         jacobian: "hutchinson" estimates the norm without bias by one product, "exact" computes
@@ -121,6 +127,9 @@ class RegularizedAutoencoder(Autoencoder):
     - "gradient_penalty": ½||dE[x | z]/dz||²_F at the code, estimated without bias (RAE-GP).
     - "spectral_norm": nothing; each layer of the decoder is divided by its weight's largest
       singular value, by one power iteration a step (RAE-SN).
+
+    Use it to generate with a deterministic code, sampled from a mixture fitted afterwards; not
+    where a bound on the likelihood is needed.
 
     Args:
         regularizer: what keeps the decoder smooth.
@@ -175,6 +184,9 @@ class WassersteinAutoencoder(BaseAutoencoder):
     The squared maximum mean discrepancy of the batch's codes from as many draws of the prior is
     estimated without bias, its kernel summed over seven bandwidths (WAE-MMD). It is as noisy as
     the batch is small.
+
+    Use it for sharper samples than a VAE's from a normal prior; not with small batches, from which
+    the discrepancy is hard to estimate.
 
     Args:
         matching: weight of the discrepancy; λ in the paper.

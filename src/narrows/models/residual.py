@@ -41,6 +41,9 @@ class ResidualAutoencoder(Autoencoder):
     W starts at zero. The code alone is no longer the sample: `inverse_transform`, `sample` and
     `interpolate` raise a `ContextError`, and `reconstruct` tells what the model makes of samples.
 
+    Use it where most of the data is linear and the code shall hold the rest; not to compress, for
+    the skip carries values beside the code.
+
     Args:
         skip_rank: rank of W, how many numbers pass beside the code; 0 for no path. None lets all
             of x pass, which makes the code useless: `diagnose` says so.

@@ -31,6 +31,9 @@ class TopKAutoencoder(BaseAutoencoder):
     It reads any table, such as activations of another model, ``(tokens, width)``. The auxiliary
     loss lets dead units explain what the active ones leave over.
 
+    Use it to take activations of another network apart into features that can be read; not to
+    compress, for its code is wider than the data.
+
     Args:
         latent_dim: number of atoms; commonly more than the data have dimensions.
         k: active units a sample; None takes a sixteenth of latent_dim.

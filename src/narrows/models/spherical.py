@@ -17,6 +17,9 @@ class SphericalVAE(VAE):
     A code of `latent_dim` numbers has length 1, thus one degree of freedom less. Codes of another
     length are decoded by their direction, so `interpolate` follows a great circle.
 
+    Use it for directional data and codes compared by their angle; not with more than some tens of
+    dimensions, where the sphere's surface is all alike.
+
     References:
         Hyperspherical Variational Auto-Encoders (Davidson et al., 2018),
         https://arxiv.org/abs/1804.00891

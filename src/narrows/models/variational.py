@@ -34,6 +34,9 @@ class VAE(BaseAutoencoder):
       each step λ, at first 1 (a Gaussian likelihood of variance d), follows the moving average of
       mse / d - 1: the KL is minimised subject to mse <= d.
 
+    Use it to generate, to score by a bound on the likelihood and for smooth codes; not where every
+    detail must come back.
+
     Args:
         beta: weight of the KL divergence.
         kl_schedule: course of the KL's weight, or of the capacity: "constant", or from 0 upwards
