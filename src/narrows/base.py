@@ -46,9 +46,9 @@ MODELS: dict[str, type["BaseAutoencoder"]] = {}
 """Every estimator by its class name."""
 SLICE = 1024
 """Samples that pass through the net at once after training."""
-LEAST = 16
-"""Samples in a pass, at least: products of fewer rows are rounded in another way, and a row's
-result would depend on its neighbours."""
+EVEN = 16
+"""Samples pass in multiples of so many: products of few rows, and what is left over of a vector
+register, are rounded in another way, and a row's result would depend on its neighbours."""
 REMEMBERED = 10_000
 """Training codes that are kept, for a density over codes and for `diagnose`."""
 
@@ -491,8 +491,8 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         device = self._device()
         parts = []
         for part in rows.split(SLICE):
-            several = part.repeat(-(-LEAST // len(part)))
-            parts.append(function(source.take(several).to(device))[: len(part)])
+            full = torch.cat([part, part[:1].expand(-len(part) % EVEN)])
+            parts.append(function(source.take(full).to(device))[: len(part)])
         return torch.cat(parts).float().cpu()
 
     def _fitted_density(self) -> Mixture | CodePrior:
