@@ -3,6 +3,7 @@
 import argparse
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from PIL import Image
 import narrows
 from narrows.base import BaseAutoencoder
 from narrows.data import samples
+from narrows.errors import ContextError
 from narrows.storage import atomic_write
 
 DOCS = Path(__file__).parent.parent / "docs"
 SITE = DOCS.parent / "zensical.toml"
 NAV = re.compile(r"(# models: .*?\n).*?(# /models)", re.DOTALL)
+IMPORTS = re.compile(r"\A((?:(?:from|import) .*\n)+)")
 BAR = r"\|"
 SHOWN = 10
 
@@ -53,7 +56,7 @@ def code(example: str) -> str:
     for line in example.splitlines():
         prompted = line.startswith((">>>", "..."))
         lines.append(line[4:] if prompted else f"# {line}" if line else "")
-    return "\n".join(lines).strip()
+    return IMPORTS.sub(r"\1\n", "\n".join(lines)).strip()
 
 
 def parameters(model: type[BaseAutoencoder]) -> str:
@@ -103,9 +106,12 @@ def content() -> dict[Path, str]:
 
 def draw(model: type[BaseAutoencoder]) -> None:
     """Train on digits of 28 × 28 pixels, and keep originals, reconstructions and samples."""
-    X = samples.load("digits28").X
-    fitted = model(epochs=40, verbose=0).fit(X)
-    rows = [X[-SHOWN:], fitted.reconstruct(X[-SHOWN:]), fitted.sample(SHOWN)]
+    digits = samples.load("digits28")
+    X, shown = digits.X, digits.X[-SHOWN:]
+    fitted = model(verbose=0).fit(X, digits.y)  # labels are for models that take conditions
+    rows = [shown, fitted.reconstruct(shown)]
+    with suppress(ContextError):  # some decode more than a bare code, and draw none
+        rows.append(fitted.sample(SHOWN))
     sheet = np.concatenate([np.concatenate(list(row), 1) for row in rows])
     path = DOCS / "images" / "models" / f"{make_fields.command(model)}.png"
     path.parent.mkdir(exist_ok=True)
