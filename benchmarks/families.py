@@ -2,7 +2,7 @@
 
 MLPs (784-256-128-code, mirrored) on all 60 000 images, seeds 0 to 2; conv nets on 10 000 images,
 seed 0. Ten epochs each, the model's own defaults otherwise, 32 numbers in the code where the
-family leaves that open. Every run is kept in .cache/ and a second call goes on where it stopped.
+family leaves that open. Every run is kept in benchmarks/.cache and a second call goes on where it stopped.
 
     python benchmarks/families.py [--nets mlp conv] [--seeds 3] [--only VAE VQVAE ...]
 
@@ -32,7 +32,7 @@ from torch import nn
 import narrows
 from narrows.metrics.reconstruction import mse, psnr
 
-CACHE = Path(__file__).parent.parent / ".cache" / "families"
+CACHE = Path(__file__).parent / ".cache" / "families"
 OTHER = {"ComposedAutoencoder", "LinearAutoencoder"}
 """Not families of their own: the grid of the parts, and PCA's equal."""
 DISCRETE = {"BinaryAutoencoder", "CategoricalVAE", "FSQVAE", "HierarchicalVQVAE"}
@@ -85,7 +85,8 @@ class Features:
     def distance(self, X: np.ndarray, Y: np.ndarray) -> float:
         """Return the Fréchet distance (Heusel et al., 2017) between two sets of images."""
         (ma, ca), (mb, cb) = self.moments(X), self.moments(Y)
-        root = sqrtm(ca @ cb).real
+        ridge = 1e-6 * np.eye(len(ca))  # a feature may never fire
+        root = sqrtm((ca + ridge) @ (cb + ridge)).real
         return float(((ma - mb) ** 2).sum() + np.trace(ca + cb - 2 * root))
 
 
