@@ -2,7 +2,8 @@
 
 MLPs (784-256-128-code, mirrored) on all 60 000 images, seeds 0 to 2; conv nets on 10 000 images,
 seed 0. Ten epochs each, the model's own defaults otherwise, 32 numbers in the code where the
-family leaves that open. Every run is kept in benchmarks/.cache and a second call goes on where it stopped.
+family leaves that open. Every run is kept in benchmarks/.cache, so that a second call goes on
+where the first one stopped.
 
     python benchmarks/families.py [--nets mlp conv] [--seeds 3] [--only VAE VQVAE ...]
 

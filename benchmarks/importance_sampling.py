@@ -2,7 +2,8 @@
 
 Both have Burda's net for 50 units (784-200-200-50, tanh) and see equally many epochs of MNIST's
 60 000 training images, binarised anew whenever they are drawn. The 10 000 test images are
-binarised once. Every run is kept in benchmarks/.cache, so that a stopped benchmark goes on where it was.
+binarised once. Every run is kept in benchmarks/.cache, so that a stopped benchmark goes on where
+it was.
 
     python benchmarks/importance_sampling.py [--epochs 30] [--seeds 3] [--draws 200]
 
