@@ -298,7 +298,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         codes, wanted = line.tensor_split([int(np.prod(shape))], 1)
         given = wanted if wanted.numel() else None
         out = self._decode(codes.reshape(-1, *shape), given)
-        return self.modality_.decode(out, condition=given)
+        return self.modality_.explained.decode(out, condition=given)
 
     def diagnose(self) -> Diagnosis:
         """Return what training did to the code and the losses, as findings in plain sentences."""

@@ -255,7 +255,7 @@ def test_the_priors_are_what_they_say():
     draws = Matched(3, "mixture", 10).prior().sample(50_000)
     assert (draws[:, :2].norm(dim=1) - 2).abs().max() < 0.3 * 6
     assert float(draws[:, 2].std()) == pytest.approx(1, abs=0.02)
-    centres = Matched(3, "mixture", 10).prior().mean
+    centres = Matched(3, "mixture", 10).prior().components.mean
     torch.testing.assert_close(centres[5], torch.tensor([-2.0, 0.0, 0.0]))
     offset = draws - centres[torch.cdist(draws, centres).argmin(1)]
     assert float(offset[:, :2].std()) == pytest.approx(0.3, rel=0.05)

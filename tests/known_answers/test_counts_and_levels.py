@@ -387,3 +387,10 @@ def test_too_many_levels_for_a_softmax_are_refused():
 def test_fields_without_effect_are_refused(name, options, sentence):
     with pytest.raises(ParameterError, match=sentence):
         narrows.VAE(likelihood=name, **options, **UNTRAINED).fit(DIGITS[:50])
+
+
+def test_an_interpolation_ends_at_the_reconstructions_in_counts():
+    X = np.random.default_rng(0).poisson(30.0, (80, 6)).astype(np.float32)
+    model = narrows.VAE(likelihood="poisson", latent_dim=2, epochs=5).fit(X)
+    way, ends = model.interpolate(X[0], X[1], 4), model.reconstruct(X[:2])
+    np.testing.assert_allclose(way[[0, -1]], ends, rtol=1e-4)

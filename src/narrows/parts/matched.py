@@ -8,8 +8,9 @@ from torch import Tensor
 
 from narrows.errors import ParameterError
 from narrows.parts.latents import DiagonalGaussian, Distribution, Point
+from narrows.parts.mixtures import GaussianMixture
 
-__all__ = ["PRIORS", "Box", "Matched", "Mixture"]
+__all__ = ["PRIORS", "Box", "Matched"]
 
 PRIORS = ("normal", "mixture", "uniform")
 RADIUS, SPREAD = 2.0, 0.3
@@ -31,25 +32,6 @@ class Box:
         """Draw n codes; the noise is the same on any device."""
         noise = torch.rand(n, self.half.shape[1], dtype=self.half.dtype).to(self.half.device)
         return (2 * noise - 1) * self.half
-
-
-@dataclass(frozen=True, eq=False)
-class Mixture:
-    """Equally likely Gaussians; `mean` is ``(components, dim)``, `logvar` ``(1, dim)``."""
-
-    mean: Tensor
-    logvar: Tensor
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Return log p(z) in nats, ``(batch,)``."""
-        each = DiagonalGaussian(self.mean, self.logvar).log_prob(z[:, None])
-        return each.logsumexp(1) - log(len(self.mean))
-
-    def sample(self, n: int) -> Tensor:
-        """Draw n codes; the noise is the same on any device."""
-        component = torch.randint(len(self.mean), (n,)).to(self.mean.device)
-        noise = torch.randn(n, self.mean.shape[1], dtype=self.mean.dtype).to(self.mean.device)
-        return self.mean[component] + (0.5 * self.logvar).exp() * noise
 
 
 class Matched(Point):
@@ -85,7 +67,7 @@ class Matched(Point):
         """Return p(z)."""
         mean, logvar = self.get_buffer("centre"), self.get_buffer("logvar")
         if self.kind == "mixture":
-            return Mixture(mean, logvar)
+            return GaussianMixture(DiagonalGaussian(mean, logvar.expand_as(mean)))
         if self.kind == "uniform":
             return Box(3**0.5 * (0.5 * logvar).exp())
         return DiagonalGaussian(mean, logvar)
