@@ -1,15 +1,15 @@
 """Critics: networks that tell true samples from false ones, and what both players pay."""
 
 from collections.abc import Sequence
-from math import prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from narrows.parts.networks import Sizes, conv, mlp
+from narrows.parts.spectral import Spectral, bound_layers
 
-__all__ = ["Critic", "SpectralNorm", "deception", "detection", "gradient_penalty", "permute_dims"]
+__all__ = ["Critic", "deception", "detection", "gradient_penalty", "permute_dims"]
 
 
 class Critic(nn.Module):
@@ -34,7 +34,7 @@ class Critic(nn.Module):
         build = conv if len(shape) == 3 else mlp
         layers, _ = build(Sizes(shape, (1,), (1,), shape), hidden=hidden)
         if spectral_norm:
-            layers = nn.Sequential(*(SpectralNorm.around(layer) for layer in layers.children()))
+            bound_layers(layers)
         *body, self.head = layers.children()
         self.body = nn.Sequential(*body)
         if isinstance(self.head, nn.Linear):  # not normalised: it starts without an opinion
@@ -57,52 +57,8 @@ class Critic(nn.Module):
     def update(self) -> None:
         """Let the spectral norms follow the weights, once for each optimizer step."""
         for module in self.modules():
-            if isinstance(module, SpectralNorm):
-                module.update()
-
-
-class SpectralNorm(nn.Module):
-    """A layer divided by its weight's largest singular value (Miyato et al., 2018).
-
-    The weight counts as a matrix with a row for each output. The singular vectors are buffers
-    that `update` moves by one power iteration; the gradient passes through the value. The bias
-    is divided too, which changes nothing: it is free.
-    """
-
-    left: Tensor
-    right: Tensor
-    iterations = 20
-    """How many iterations find the vectors of a new layer."""
-
-    def __init__(self, layer: nn.Linear | nn.Conv2d) -> None:
-        super().__init__()
-        self.layer = layer
-        rows, columns = len(layer.weight), prod(layer.weight.shape[1:])
-        self.register_buffer("left", torch.ones(rows))
-        self.register_buffer("right", F.normalize(torch.randn(columns), dim=0))
-        for _ in range(self.iterations):
-            self.update()
-
-    @classmethod
-    def around(cls, layer: nn.Module) -> nn.Module:
-        """Return a linear or convolutional layer normalised, any other as it is."""
-        return cls(layer) if isinstance(layer, nn.Linear | nn.Conv2d) else layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return what the layer puts out, over the norm of its weight."""
-        out: Tensor = self.layer(x)
-        return out / self.norm()
-
-    def norm(self) -> Tensor:
-        """Return the largest singular value as u' W v, 0-d."""
-        return (self.left * (self.layer.weight.flatten(1) @ self.right)).sum()
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """Make one power iteration."""
-        weight = self.layer.weight.flatten(1)
-        self.left.copy_(F.normalize(weight @ self.right, dim=0))
-        self.right.copy_(F.normalize(weight.t() @ self.left, dim=0))
+            if isinstance(module, Spectral):
+                module.iterate()
 
 
 def detection(true: Tensor, *false: Tensor) -> Tensor:
