@@ -3,13 +3,13 @@
 Each workload runs both in turn, several times; the table has the medians and the ratio pair by
 pair, which holds on a machine whose speed drifts.
 
-    python benchmarks/training_speed.py [--pairs 7] [--threads 2] [W1 W2 W5]
+    python benchmarks/training_speed.py [--pairs 7] [--threads 1 2] [W1 W2 W5]
 """
 
 import argparse
 import time
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import pairwise, product
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -165,28 +165,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("workloads", nargs="*", default=list(WORKLOADS))
     parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
     record = Record("training_speed", "Training speed beside the tutorial's loop")
-    record(f"{arguments.threads} threads, {arguments.pairs} pairs of {EPOCHS} epochs, medians.\n")
-    record("| workload | tutorial ms/step | narrows ms/step | ratio (range) | wanted |")
-    record("|---|---|---|---|---|")
-    for name in arguments.workloads:
+    record(f"{arguments.pairs} pairs of {EPOCHS} epochs, medians; both loops on as many threads.\n")
+    record("| workload | threads | tutorial ms/step | narrows ms/step | ratio (range) | wanted |")
+    record("|---|---|---|---|---|---|")
+    for name, threads in product(arguments.workloads, arguments.threads):
         workload = WORKLOADS[name]
+        torch.set_num_threads(threads)
         X = workload.data()
         steps = -(-len(X) // workload.batch_size)
         pairs = []
         for _ in range(arguments.pairs):
             theirs, size = tutorial(workload, X)
-            mine, own_size = ours(workload, X, arguments.threads)
+            mine, own_size = ours(workload, X, threads)
             if size != own_size:
                 raise SystemExit(f"{name}: the nets differ, {size} and {own_size} parameters.")
             pairs.append((median(theirs), median(mine)))
         ratios = sorted(a / b for a, b in pairs)
         a, b = (1e3 * median(column) / steps for column in zip(*pairs, strict=True))
         record(
-            f"| {name}: {workload.text} | {a:.2f} | {b:.2f} | **{median(ratios):.2f}** "
+            f"| {name}: {workload.text} | {threads} | {a:.2f} | {b:.2f} | **{median(ratios):.2f}** "
             f"({ratios[0]:.2f}–{ratios[-1]:.2f}) | ≥ {workload.target} |"
         )
     record.keep()
