@@ -9,8 +9,9 @@ where the first one stopped.
 
 Columns: mse (squared grey levels), PSNR, SSIM on the 10 000 test images; the mean of
 `score_samples` in nats; accuracy of 10 nearest neighbours in the code; Fréchet distance of 10 000
-samples to the test images in the features of a small classifier trained here; what the code uses:
-active units, or the perplexity of the indices; seconds of training.
+samples to the test images in the features of a small classifier trained here, and that of samples
+whose codes come from a density fitted to the training codes instead of the model's prior; what the
+code uses: active units, or the perplexity of the indices; seconds of training.
 """
 
 import argparse
@@ -136,6 +137,7 @@ def run(name: str, net: str, seed: int, data: dict[str, np.ndarray], features: F
             "score": model.score(test[:2000]),
             "knn": neighbours.score(model.transform(test), data["test_labels"]),
             "fid": features.distance(drawn, test),
+            "density": features.distance(model.sample(10_000, seed=1, density=True), test),
             "used": history.get("perplexity", model.diagnose().active),
             "seconds": seconds,
         }
@@ -193,9 +195,10 @@ def pca(train: np.ndarray, data: dict[str, np.ndarray], features: Features) -> d
 
 def table(record: Record, net: str, names: list[str], first: dict[str, float]) -> None:
     """Write what is known of a net: means over the seeds that ran."""
-    columns = ("mse", "psnr", "ssim", "score", "knn", "fid", "used", "seconds")
-    record(f"\n| {net} | mse | PSNR dB | SSIM | score nats | kNN | FID | used | s | seeds |")
-    record("|---|" + "---|" * 9)
+    columns = ("mse", "psnr", "ssim", "score", "knn", "fid", "density", "used", "seconds")
+    heads = ("mse", "PSNR dB", "SSIM", "score nats", "kNN", "FID", "of density", "used", "s")
+    record(f"\n| {net} | {' | '.join(heads)} | seeds |")
+    record("|---|" + "---|" * 10)
 
     def line(name: str, rows: list[dict[str, Any]]) -> None:
         cells = [
@@ -209,7 +212,7 @@ def table(record: Record, net: str, names: list[str], first: dict[str, float]) -
             json.loads(path.read_text()) for path in sorted(CACHE.glob(f"{name}-{net}-*.json"))
         ]
         if failed := [row["error"] for row in rows if "error" in row]:
-            record(f"| {name} | {failed[0]} |" + " |" * 8)
+            record(f"| {name} | {failed[0]} |" + " |" * 9)
         elif rows:
             line(name, rows)
 

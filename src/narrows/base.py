@@ -521,7 +521,8 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         finish = likelihood.sample if noise else likelihood.mean
         given = [codes] if condition is None else [codes, condition]
         parts = zip(*(tensor.to(device).split(SLICE) for tensor in given), strict=True)
-        outs = [finish(self.net_.decoder(z, None, *context)) for z, *context in parts]
+        seen = self.net_.latent.seen
+        outs = [finish(self.net_.decoder(seen(z), None, *context)) for z, *context in parts]
         return torch.cat(outs).float().cpu()
 
     def _device(self) -> torch.device:

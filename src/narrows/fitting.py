@@ -21,7 +21,7 @@ from narrows.fields import UnknownParameterError
 from narrows.net import Net
 from narrows.parts.conditions import ConditionedDecoder, ConditionedEncoder
 from narrows.parts.likelihoods import LIKELIHOODS, Likelihood
-from narrows.parts.networks import ARCHITECTURES, GRIDS, Architecture, FirstUnits, Sizes
+from narrows.parts.networks import ARCHITECTURES, GRIDS, Architecture, Sizes
 
 if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
@@ -233,8 +233,6 @@ def assemble(
     encoder, decoder = networks(model, modality, sizes, architectures)
     if modality.condition is not None:
         encoder, decoder = ConditionedEncoder(encoder), ConditionedDecoder(decoder)
-    if units < latent.code_shape[0]:
-        decoder = FirstUnits(decoder, units)
     return Net(encoder, latent, decoder, likelihood)
 
 

@@ -91,7 +91,7 @@ class Net(nn.Module):
     ) -> Step:
         """Go on from h to the end of the pass."""
         z, charges = self.latent(h, noise)
-        out = self.decoder(z, batch, *context)
+        out = self.decoder(self.latent.seen(z), batch, *context)
         nll = self.likelihood.nll(out, batch.target, batch.mask)
         return Step(batch, h, self.latent.posterior(h), z, out, nll, charges, self.progress)
 
@@ -119,7 +119,7 @@ class Net(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Return E[x | z] for bare codes."""
-        return self.likelihood.mean(self.decoder(z))
+        return self.likelihood.mean(self.decoder(self.latent.seen(z)))
 
     def elbo(self, batch: Batch, noise: Tensor | None) -> Tensor:
         """Return the bound on log p(x) in nats, ``(batch,)``: -nll - kl, in expectation over z.

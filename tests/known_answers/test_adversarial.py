@@ -344,12 +344,12 @@ def test_encoder_and_decoder_of_a_vaegan_pay_what_the_paper_says(digits):
     wanted = net.critic.features(batch.x).detach()
 
     def feature(z):
-        found = net.critic.features(net.decoder(z))
+        found = net.critic.features(net.decode(z))
         scaled = ((found - wanted) / 0.5).square() + 2 * log(0.5) + log(2 * pi)
         return 0.5 * scaled.sum(1).mean()
 
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(1).mean()
-    fooled = sum(-logsigmoid(net.critic(net.decoder(z))).mean() for z in (mean, prior))
+    fooled = sum(-logsigmoid(net.critic(net.decode(z))).mean() for z in (mean, prior))
     losses = {
         "encoder": 2.0 * kl + feature(mean),
         "decoder": 0.3 * feature(mean) + fooled,

@@ -160,6 +160,7 @@ def test_the_scale_finds_the_optimum_of_the_weighted_bound():
     """At rest, the running scale is where the bound's derivative by it vanishes."""
     model, batch, _ = linear(False, scale="optimal", elbo_weight=0.2)
     net, x = model.net_, batch.x.repeat(500, 1)
+    net.latent.rate = 0  # only the scale moves
     noise = torch.randn(5 * len(x), K, dtype=torch.float64)
     net.latent.draw = lambda h, _: type(net.latent).draw(net.latent, h, noise)
     for _ in range(300):

@@ -1,10 +1,8 @@
 """Autoencoders whose code is a direction."""
 
-from narrows.data.modalities import Modality
 from narrows.models.variational import VAE
-from narrows.net import Net
 from narrows.parts.latents import Latent
-from narrows.parts.sphere import OnSphere, Sphere
+from narrows.parts.sphere import Sphere
 
 __all__ = ["SphericalVAE"]
 
@@ -35,9 +33,3 @@ class SphericalVAE(VAE):
     def latent(self) -> Latent:  # type: ignore[override]
         """Return directions."""
         return Sphere(self.latent_dim)
-
-    def build(self, modality: Modality) -> Net:
-        """Return a net whose decoder reads directions."""
-        net = super().build(modality)
-        net.decoder = OnSphere(net.decoder)
-        return net

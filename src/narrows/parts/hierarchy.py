@@ -76,6 +76,10 @@ class Ladder(Latent):
             for _ in above
         )
 
+    def seen(self, z: Tensor) -> Tensor:
+        """Return the lowest level."""
+        return z[:, : self.dim]
+
     def forward(self, h: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Charges]:
         """Return a draw from the top down (the means in evaluation) and each level's KL."""
         if noise is None and self.training:

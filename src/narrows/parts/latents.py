@@ -104,7 +104,7 @@ class Latent(nn.Module):
         books: the codebook of each integer of a discrete code.
         wanted: how many samples' h `start` wants to see; 0 for none.
         progress: how far training is, 0-d in [0, 1]; it drives every schedule.
-        decoded_shape: shape of what the decoder sees of a code: its first units, or all.
+        decoded_shape: shape of what the decoder sees of a code, where it is not all of it.
     """
 
     categories: int = 0
@@ -133,6 +133,10 @@ class Latent(nn.Module):
         regularise.
         """
         raise NotImplementedError
+
+    def seen(self, z: Tensor) -> Tensor:
+        """Return what the decoder sees of a code."""
+        return z
 
     def mean(self, h: Tensor) -> Tensor:
         """Return the deterministic code."""
@@ -219,12 +223,23 @@ class Point(Latent):
 
 @latent
 class Gaussian(Latent):
-    """A diagonal Gaussian posterior against a standard normal prior; h holds (mean, logvar)."""
+    """A diagonal Gaussian posterior against a standard normal prior; h holds (mean, logvar).
+
+    A code is measured in units in which the running second moment of its draws is 1, as the
+    prior's is: at given reconstructions no other units have a smaller KL divergence. The decoder
+    sees it as the encoder put it out, so that training need not move both towards these units.
+    """
+
+    moment: Tensor
+    rate = 0.02
+    largest = 10.0
+    """Largest squared draw, on the average of a batch, that `moment` follows at once."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim)
         self.width = (2 * dim,)
         self.register_buffer("origin", torch.zeros(1, dim), persistent=False)
+        self.register_buffer("moment", torch.ones(dim))
 
     def forward(self, h: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Charges]:
         """Return a reparametrised draw (the mean in evaluation) and its KL to the prior."""
@@ -243,7 +258,19 @@ class Gaussian(Latent):
         variances up to the prior's, beyond which no optimum lies.
         """
         mean, logvar = h.chunk(2, 1)
-        return DiagonalGaussian(mean, CAP - F.softplus(CAP - logvar))
+        logvar = logvar - self.moment.log()
+        return DiagonalGaussian(mean * self.moment.rsqrt(), CAP - F.softplus(CAP - logvar))
+
+    def seen(self, z: Tensor) -> Tensor:
+        """Return the code in the encoder's units."""
+        return z * self.moment.sqrt()
+
+    @torch.no_grad()
+    def update(self, h: Tensor) -> None:
+        """Follow the second moment of the draws, which q gives in closed form."""
+        q = self.posterior(h)
+        square = (q.mean.square() + q.logvar.exp()).mean(0).clamp(max=self.largest)
+        self.moment.mul_(1 + self.rate * (square - 1))
 
     def prior(self) -> DiagonalGaussian:
         """Return N(0, I), ``(1, dim)``."""
@@ -252,7 +279,10 @@ class Gaussian(Latent):
 
 
 class SampledKL(Gaussian):
-    """Base of Gaussian latents whose KL to the prior is estimated by the draw itself."""
+    """Base of Gaussian latents whose KL to the prior is estimated by the draw itself.
+
+    Their priors learn their own units, so the code keeps those of the encoder.
+    """
 
     def forward(self, h: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Charges]:
         """Return a draw (of zero noise in evaluation), and log q - log p there."""
@@ -260,6 +290,13 @@ class SampledKL(Gaussian):
             noise = torch.zeros_like(self.origin)  # type: ignore[arg-type]
         z, kl = self.draw(h, noise)
         return z, {"kl": kl}
+
+    def seen(self, z: Tensor) -> Tensor:
+        """Return the code as it is."""
+        return z
+
+    def update(self, h: Tensor) -> None:
+        """Change nothing."""
 
     def unit_kl(self, h: Tensor) -> None:
         """Return None: the divergence does not split into units."""

@@ -24,7 +24,6 @@ __all__ = [
     "Dropout",
     "DroppedCode",
     "Encoder",
-    "FirstUnits",
     "Residual",
     "Sizes",
     "architecture",
@@ -229,19 +228,6 @@ class DroppedCode(nn.Module):
     def forward(self, z: Tensor, batch: "Batch | None" = None, *context: Tensor) -> Tensor:
         """Decode what dropout leaves of z."""
         out: Tensor = self.decoder(self.dropout(z), batch, *context)
-        return out
-
-
-class FirstUnits(nn.Module):
-    """A decoder that sees only the first units of the code."""
-
-    def __init__(self, decoder: nn.Module, units: int) -> None:
-        super().__init__()
-        self.decoder, self.units = decoder, units
-
-    def forward(self, z: Tensor, batch: "Batch | None" = None, *context: Tensor) -> Tensor:
-        """Decode the first units of z."""
-        out: Tensor = self.decoder(z[:, : self.units], batch, *context)
         return out
 
 

@@ -2,17 +2,17 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
-from math import lgamma, log, pi
+from math import lgamma, log, pi, sqrt
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from narrows.errors import ParameterError
 from narrows.parts.latents import Charges, Latent, latent
 
-__all__ = ["OnSphere", "Sphere", "UniformSphere", "VonMisesFisher", "log_ive"]
+__all__ = ["Sphere", "UniformSphere", "VonMisesFisher", "log_ive"]
 
 TERMS = 50
 """Terms of the power series of a Bessel function."""
@@ -222,6 +222,11 @@ class Sphere(Latent):
         z = q.rsample(noise) if self.training or noise is not None else q.mean
         return z, {"kl": q.kl().squeeze(1)}
 
+    def seen(self, z: Tensor) -> Tensor:
+        """Return the code's direction at length sqrt(dim), a normal code's."""
+        code: Tensor = sqrt(z.shape[1]) * F.normalize(z, dim=1)
+        return code
+
     def mean(self, h: Tensor) -> Tensor:
         """Return the mean direction."""
         return self.posterior(h).mean
@@ -241,16 +246,3 @@ class Sphere(Latent):
         """Return the uniform distribution."""
         origin: Tensor = self.origin  # type: ignore[assignment]
         return UniformSphere(origin)
-
-
-class OnSphere(nn.Module):
-    """A decoder that reads directions: any code is taken to length sqrt(dim), a normal code's."""
-
-    def __init__(self, decoder: nn.Module) -> None:
-        super().__init__()
-        self.decoder = decoder
-
-    def forward(self, z: Tensor, *context: Any) -> Tensor:
-        """Decode the code's direction."""
-        out: Tensor = self.decoder(z.shape[1] ** 0.5 * F.normalize(z, dim=1), *context)
-        return out
