@@ -259,7 +259,8 @@ def _unit(value: float) -> float:
 def training(history: Sequence[dict[str, float]]) -> Markup:
     """Return the curves of every term."""
     hidden = {"epoch", "seconds"}
-    names = [key for key in history[-1] if key not in hidden and not key.startswith("validation_")]
+    every = dict.fromkeys(key for row in history for key in row)  # some terms end before others
+    names = [key for key in every if key not in hidden and not key.startswith("validation_")]
     names.sort(key=lambda name: (name == "learning_rate", name != "loss"))
     held = any(key.startswith("validation_") for key in history[-1])
     key = [tag("span", "training", class_="dot train")]
