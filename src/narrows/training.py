@@ -165,8 +165,8 @@ class Training:
             self.net.load_state_dict(self.best.weights)
         if self.skipped:
             warnings.warn(
-                f"{self.skipped} updates were skipped because their gradients were not finite; lower "
-                f"learning_rate (now {self.model.learning_rate}) if there are many.",
+                f"{self.skipped} updates were skipped because their gradients were not finite; "
+                f"lower learning_rate (now {self.model.learning_rate}) if there are many.",
                 stacklevel=2,
             )
         return self.history

@@ -59,8 +59,8 @@ class StackedAutoencoder(Autoencoder):
     `patience` counts. A net that goes on training, by `partial_fit` or `warm_start`, is not
     pre-trained again.
 
-    Use it for deep nets of saturating units (sigmoid, tanh), which hardly start to learn as a
-    whole; not with the default activation, where `Autoencoder` learns as well in the same time.
+    Use it for deep nets of sigmoids, which hardly start to learn as a whole; not with other
+    activations, with which `Autoencoder` gets further in as many epochs.
 
     Args:
         architecture: "mlp", "conv", or "auto", which takes the modality's.
@@ -92,7 +92,12 @@ class StackedAutoencoder(Autoencoder):
     noise: NonNegative = 0.3
 
     def build(self, modality: Modality) -> Net:
-        """Refuse a net of one layer, and a corruption of layers that are not pre-trained."""
+        """Refuse a net of one layer, and a corruption that would not be done."""
+        if self.corruption is None and self.noise != self.defaults()["noise"]:
+            raise ParameterError(
+                "The 'noise' parameter of StackedAutoencoder has no effect without a corruption. "
+                f"Name one in `corruption`, or leave it at {self.defaults()['noise']}."
+            )
         if self.corruption is not None and not self.pretraining:
             raise ParameterError(
                 "The 'corruption' parameter of StackedAutoencoder has no effect with "
