@@ -13,6 +13,8 @@ import narrows
 from narrows import StackedAutoencoder
 from narrows.data.sources import Batch, InMemory
 from narrows.errors import ParameterError
+from narrows.evaluation.sections import training
+from narrows.metrics.health import diagnose
 from narrows.parts.stacked import pairs
 from narrows.training import Training
 
@@ -257,6 +259,22 @@ def test_patience_and_the_best_weights_are_those_of_all_layers_together(digits):
     assert 18 < best + 1 == len(losses) - 2 < 34  # two epochs without a better one, and no more
     for name, value in model.states[best].items():
         assert torch.equal(model.net_.state_dict()[name], value)
+
+
+def test_the_report_shows_every_phase(digits):
+    page = str(training(StackedAutoencoder(**SMALL).fit(digits).history_))
+    for words in ("layer_1 over 2 epochs", "layer_3 over 2 epochs", "nll over 6 epochs"):
+        assert words in page
+    assert "learning_rate over 12 epochs" in page
+
+
+def test_the_health_of_the_run_is_that_of_all_layers_together():
+    """Held-out errors: 3, 2 and 4 in the epochs 3, 4 and 5."""
+    alone = [{"epoch": i, "layer_1": 9.0, "validation_layer_1": 0.1} for i in (1, 2)]
+    errors = [(2.0, 3.0), (1.0, 2.0), (0.5, 4.0)]
+    rows = [{"mse": train, "validation_mse": held} for train, held in errors]
+    found = diagnose([*alone, *rows], np.eye(3, dtype=np.float32)).findings[0]
+    assert "rose by 100% after its best at epoch 4" in found.text
 
 
 RUN = SMALL | {"epochs": 10, "dropout": 0.1, "corruption": "gaussian", "patience": 9}

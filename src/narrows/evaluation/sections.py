@@ -286,7 +286,8 @@ def _curve(history: Sequence[dict[str, float]], name: str) -> Markup:
             x, y = np.array(pairs, np.float64).T
             lines.append(Line(key, x, y, style))
             ends.append(tag("span", number(float(y[-1])), class_=f"dot {style}"))
-    alt = f"{name} over {plural(len(history), 'epoch')}, at the end {number(history[-1][name])}"
+    known = [row[name] for row in history if name in row]
+    alt = f"{name} over {plural(len(known), 'epoch')}, at the end {number(known[-1])}"
     steady = name == "learning_rate"
     return figure(curves(lines, alt, whole=steady), name, key=None if steady else ends)
 

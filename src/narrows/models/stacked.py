@@ -60,7 +60,7 @@ class StackedAutoencoder(Autoencoder):
     pre-trained again.
 
     Use it for deep nets of sigmoids, which hardly start to learn as a whole; not with other
-    activations, with which `Autoencoder` gets further in as many epochs.
+    activations, with which `Autoencoder` mostly gets further in as many epochs.
 
     Args:
         architecture: "mlp", "conv", or "auto", which takes the modality's.
@@ -119,7 +119,7 @@ class StackedAutoencoder(Autoencoder):
         layers = pairs(net.encoder, net.decoder)
         each = self._epochs_alone(epochs, len(layers))
         for i, (encoder, decoder) in enumerate(layers if each else []):
-            latent = Point(1) if i < len(layers) - 1 else net.latent
+            latent = Point(1) if i < len(layers) - 1 else net.latent  # a point passes any h on
             likelihood = Gaussian(scale=1.0) if i else net.likelihood
             below = [encoder for encoder, _ in layers[:i]]
             pair = _Pair(below, encoder, latent, decoder, likelihood).to(net.progress.device)
