@@ -168,6 +168,8 @@ class Net(nn.Module):
 class Stage:
     """A part of training, with optimizers and a course of the learning rate of its own.
 
+    `step.progress` goes from 0 to 1 in each.
+
     Attributes:
         net: what trains: the model's net, or one made of its modules. The rest of it is left as it
             is, in evaluation mode.

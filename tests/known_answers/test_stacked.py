@@ -65,6 +65,7 @@ def loaded(model, state):
 NETS = {
     "plain": {},
     "everything": {"batch_norm": True, "dropout": 0.2, "blocks": 1, "scale": "learned"},
+    "no validation": {"batch_norm": True, "validation": 0.0},
     "tied": {"tied": True, "corruption": "masking"},
     "code": {"code_activation": "tanh", "code_dropout": 0.2},
     "conv": {"architecture": "conv", "batch_norm": True, "blocks": 1, "downsampling": "max"},
