@@ -111,6 +111,7 @@ CHANGES = {
     "posterior": ("planar", {}),
     "flows": (2, {}),
     "gradient": ("doubly_reparametrised", {}),
+    "pretraining": (0.0, {"epochs": 6}),
 }
 # Where and how it runs, not what it learns.
 NEUTRAL = {
@@ -126,6 +127,9 @@ OWN_CHANGES = {
     ("FlowVAE", "prior"): ("realnvp", {}),
     ("HierarchicalVAE", "kl_warmup"): (0.9, {}),
     ("HierarchicalVAE", "levels"): (3, {}),
+    ("StackedAutoencoder", "architecture"): ("mlp", {"modality": "image", "hidden": (4,)}),
+    ("StackedAutoencoder", "corruption"): ("masking", {"epochs": 6}),
+    ("StackedAutoencoder", "noise"): (0.9, {"corruption": "gaussian", "epochs": 6}),
 }
 MLP_ONLY = {
     "hidden",

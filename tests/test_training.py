@@ -382,10 +382,11 @@ def test_running_state_changes_once_for_each_step_and_not_in_evaluation(digits):
     "cls", [cls for cls in narrows.MODELS.values() if cls.__module__.startswith("narrows.")]
 )
 def test_bfloat16_trains(cls, digits):
-    options = {"latent_dim": 3, "epochs": 4, "learning_rate": 0.01, "batch_size": 32}
+    options = {"latent_dim": 3, "epochs": 6, "learning_rate": 0.01, "batch_size": 32}
     y = np.arange(len(digits)) % 3
     model = cls(**options, precision="bfloat16").fit(digits, y)
-    assert model.history_[-1]["loss"] < model.history_[0]["loss"]
+    losses = [row["loss"] for row in model.history_ if "loss" in row]
+    assert losses[-1] < losses[0]
     assert model.transform(digits).dtype == np.float32
     assert all(p.dtype == torch.float32 for p in model.net_.parameters())
     full = cls(**options).fit(digits, y)

@@ -29,7 +29,7 @@ from narrows.fitting import (
     start_output,
 )
 from narrows.metrics.health import Diagnosis, book_usage, diagnose
-from narrows.net import Move, Net, Player, Step, Terms, forms, outline
+from narrows.net import Move, Net, Player, Stage, Step, Terms, forms, outline
 from narrows.parts.latents import Latent
 from narrows.progress import Display
 from narrows.runtime import choose_threads, resolve_device, seeded, threads
@@ -107,6 +107,14 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
     def players(self) -> dict[str, Player]:
         """Return the players of the net, with the options of their optimizers."""
         return self.net_.players()
+
+    def stages(self, epochs: int | None) -> list[Stage]:
+        """Return the parts of training in their order: one, of the whole net.
+
+        Where there is no end, as in `partial_fit`, `epochs` is None.
+        """
+        del epochs
+        return [Stage(self.net_, self.players(), self.losses)]
 
     def prepare(self, source: InMemory) -> None:
         """Look at the training samples before the first step; nothing by default."""

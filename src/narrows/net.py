@@ -1,6 +1,6 @@
 """Net = encoder -> latent -> decoder -> likelihood, and Step, the record of one pass."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from narrows.data.sources import Batch
 from narrows.parts.latents import Latent, Posterior
 from narrows.parts.likelihoods import Likelihood
 
-__all__ = ["Move", "Net", "Player", "Running", "Step", "Terms", "forms", "outline"]
+__all__ = ["Move", "Net", "Player", "Running", "Stage", "Step", "Terms", "forms", "outline"]
 
 Terms = dict[str, Tensor]
 """Named parts of a loss: ``(batch,)``, or 0-d for a statistic of the whole batch."""
@@ -162,6 +162,26 @@ class Net(nn.Module):
         rest = [child for name, child in self.named_children() if name not in critics]
         players: dict[str, Player] = {"autoencoder": (rest, {})}
         return players | {name: ([self.get_submodule(name)], {}) for name in sorted(critics)}
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """A part of training, with optimizers and a course of the learning rate of its own.
+
+    `step.progress` goes from 0 to 1 in each.
+
+    Attributes:
+        net: what trains: the model's net, or one made of its modules. The rest of it is left as it
+            is, in evaluation mode.
+        players: who trains what of it.
+        losses: the players' moves on a batch.
+        start: the epoch that it begins with; it ends where the next one begins.
+    """
+
+    net: Net
+    players: dict[str, Player]
+    losses: Callable[[Batch], Iterator[Move]]
+    start: int = 0
 
 
 def forms(state: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from narrows.data.sources import Batch, InMemory
 from narrows.errors import TrainingError
-from narrows.net import Move, Terms
+from narrows.net import Move, Stage, Terms
 from narrows.runtime import cuda_devices, keep_memory
 
 if TYPE_CHECKING:
@@ -147,7 +147,9 @@ class Training:
         self.source, self.validation = source, validation
         self.epochs, self.seed = epochs, seed
         self.device = source.x.device
-        self.optimizers = optimizers(model)
+        self.stages = model.stages(epochs)
+        self.stage = self.stages[0]
+        self.optimizers = optimizers(model, self.stage)
         self.sampler = torch.Generator().manual_seed(seed)
         self.epoch = 0
         self.history: list[Row] = []
@@ -161,17 +163,30 @@ class Training:
             report(self)
         if self.best.weights:
             self.net.load_state_dict(self.best.weights)
-        skipped = sum(int(optimizer.skipped) for optimizer in self.optimizers.values())
-        if skipped:
+        if self.skipped:
             warnings.warn(
-                f"{skipped} updates were skipped because their gradients were not finite; lower "
-                f"learning_rate (now {self.model.learning_rate}) if there are many.",
+                f"{self.skipped} updates were skipped because their gradients were not finite; "
+                f"lower learning_rate (now {self.model.learning_rate}) if there are many.",
                 stacklevel=2,
             )
         return self.history
 
+    def enter(self, epoch: int) -> None:
+        """Be in the stage that an epoch is part of; a new one has optimizers that know nothing."""
+        stage = [stage for stage in self.stages if stage.start <= epoch][-1]
+        if stage is not self.stage:
+            skipped = self.skipped
+            self.stage, self.optimizers = stage, optimizers(self.model, stage)
+            next(iter(self.optimizers.values())).skipped.fill_(skipped)
+
+    @property
+    def skipped(self) -> int:
+        """How many updates were skipped, in all stages."""
+        return sum(int(optimizer.skipped) for optimizer in self.optimizers.values())
+
     def run_epoch(self) -> None:
         """Train on every sample once, validate, and write the history."""
+        self.enter(self.epoch)
         start = time.perf_counter()
         row = self.train_epoch()
         row["seconds"] = time.perf_counter() - start
@@ -180,37 +195,42 @@ class Training:
         self.epoch += 1
         self.history.append({"epoch": self.epoch, **row})
         self.model.after_epoch()
-        if self.model.patience is not None:
+        if self.model.patience is not None and self.stage is self.stages[-1]:
             self.best = self.best.against(row.get("validation_loss", row["loss"]), self)
 
     @property
     def exhausted(self) -> bool:
         """Whether the best epoch lies `patience` epochs back."""
-        patience = self.model.patience
-        return patience is not None and self.epoch - self.best.epoch >= patience
+        patience, best = self.model.patience, self.best.epoch
+        return patience is not None and best > 0 and self.epoch - best >= patience
 
     def train_epoch(self) -> Row:
         """Make one pass over the source; return the mean of every term."""
-        self.net.train()
+        self.net.eval()
+        self.stage.net.train()
         size, log = self.model.batch_size, Log(self)
         steps = self.source.steps(size)
         for i, batch in enumerate(self.source.batches(size, self.sampler)):
             self.advance(self.epoch * steps + i, steps)
             log.add(self.step(batch, watch=i % max(1, steps // WATCHED) == 0), batch)
-        return log.means() | {"learning_rate": float(self.optimizers["autoencoder"].rate)}
+        first, *_ = self.optimizers.values()
+        return log.means() | {"learning_rate": float(first.rate)}
 
     def advance(self, done: int, steps: int) -> None:
-        """Write how far training is, and the learning rates that follow from it."""
+        """Write how far the stage is, and the learning rates that follow from it."""
         if self.epochs is None:
             progress, factor = 1.0, 1.0
         else:
-            total = self.epochs * steps
+            start = self.stage.start
+            later = [stage.start for stage in self.stages if stage.start > start]
+            total = (min(later, default=self.epochs) - start) * steps
+            done -= start * steps
             progress, warmup = done / total, self.model.warmup
             factor = (done + 1) / (warmup * total + 1)
             if progress >= warmup:
                 factor = SCHEDULES[self.model.schedule]((progress - warmup) / (1 - warmup))
-        self.net.progress.fill_(progress)
-        self.net.latent.progress.fill_(progress)
+        self.stage.net.progress.fill_(progress)
+        self.stage.net.latent.progress.fill_(progress)
         for optimizer in self.optimizers.values():
             optimizer.rate.fill_(optimizer.base_rate * factor)
             if done % CLEARED == 0:
@@ -233,15 +253,15 @@ class Training:
             logged |= means
             if move.step is not None:
                 if watch:
-                    logged |= self.net.statistics(move.step)
-                self.net.update(move.step)
+                    logged |= self.stage.net.statistics(move.step)
+                self.stage.net.update(move.step)
         return logged
 
     @torch.no_grad()
     def validate(self, source: InMemory) -> Row:
         """Return the mean of every term on held-out samples, under the same noise every time."""
-        self.net.eval()
-        self.net.latent.train()  # codes are drawn: at the mean, the nll would be no bound
+        self.stage.net.eval()
+        self.stage.net.latent.train()  # codes are drawn: at the mean, the nll would be no bound
         log = Log(self)
         with torch.random.fork_rng(cuda_devices(self.device)):
             torch.manual_seed(self.seed)
@@ -250,13 +270,13 @@ class Training:
                 for move in self.moves(batch):
                     terms |= total(move, batch.weight)[1]
                     if move.step is not None:
-                        terms |= self.net.statistics(move.step)
+                        terms |= self.stage.net.statistics(move.step)
                 log.add(terms, batch)
         return log.means()
 
     def moves(self, batch: Batch) -> Iterator[Move]:
         """Yield the players' moves; the forward passes run in the model's precision."""
-        moves = self.model.losses(batch)
+        moves = self.stage.losses(batch)
         if self.model.precision == "float32":
             yield from moves
             return
@@ -289,6 +309,9 @@ class Training:
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Go back to a saved state, in place."""
+        self.history = list(numbers["history"])
+        self.epoch = len(self.history)
+        self.enter(max(self.epoch - 1, 0))
         parts = {name: group(tensors, name) for name in ("net", "best", *self.optimizers)}
         self.net.load_state_dict(parts["net"])
         for name, optimizer in self.optimizers.items():
@@ -298,8 +321,6 @@ class Training:
         torch.set_rng_state(tensors["noise"].cpu())
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["noise_cuda"].cpu(), self.device)
-        self.history = list(numbers["history"])
-        self.epoch = len(self.history)
         loss, epoch = numbers["best"]
         self.best = Best(loss, epoch, parts["best"])
 
@@ -372,13 +393,13 @@ class Log:
         )
 
 
-def optimizers(model: "BaseAutoencoder") -> dict[str, AdamW]:
+def optimizers(model: "BaseAutoencoder", stage: Stage) -> dict[str, AdamW]:
     """Return one optimizer a player; each parameter must belong to just one of them."""
     made: dict[str, AdamW] = {}
-    names = {p: name for name, p in model.net_.named_parameters()}
+    names = {p: name for name, p in stage.net.named_parameters()}
     owner: dict[nn.Parameter, str] = {}
     options = {k: getattr(model, k) for k in ("learning_rate", "weight_decay", "gradient_clip")}
-    for player, (modules, own) in model.players().items():
+    for player, (modules, own) in stage.players.items():
         parameters = {p for module in modules for p in module.parameters()}
         for p in parameters:
             if owner.setdefault(p, player) != player:

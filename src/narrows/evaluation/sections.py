@@ -259,7 +259,8 @@ def _unit(value: float) -> float:
 def training(history: Sequence[dict[str, float]]) -> Markup:
     """Return the curves of every term."""
     hidden = {"epoch", "seconds"}
-    names = [key for key in history[-1] if key not in hidden and not key.startswith("validation_")]
+    every = dict.fromkeys(key for row in history for key in row)  # some terms end before others
+    names = [key for key in every if key not in hidden and not key.startswith("validation_")]
     names.sort(key=lambda name: (name == "learning_rate", name != "loss"))
     held = any(key.startswith("validation_") for key in history[-1])
     key = [tag("span", "training", class_="dot train")]
@@ -285,7 +286,8 @@ def _curve(history: Sequence[dict[str, float]], name: str) -> Markup:
             x, y = np.array(pairs, np.float64).T
             lines.append(Line(key, x, y, style))
             ends.append(tag("span", number(float(y[-1])), class_=f"dot {style}"))
-    alt = f"{name} over {plural(len(history), 'epoch')}, at the end {number(history[-1][name])}"
+    known = [row[name] for row in history if name in row]
+    alt = f"{name} over {plural(len(known), 'epoch')}, at the end {number(known[-1])}"
     steady = name == "learning_rate"
     return figure(curves(lines, alt, whole=steady), name, key=None if steady else ends)
 

@@ -217,7 +217,7 @@ def _units(active: NDArray[np.bool_], variational: bool) -> Finding:
 
 def _course(history: Sequence[dict[str, float]]) -> list[Finding]:
     """Read over- and underfitting off the curves of the mean squared error."""
-    train = np.array([row["mse"] for row in history])
+    train = np.array([row["mse"] for row in history if "mse" in row])
     held = np.array([row["validation_mse"] for row in history if "validation_mse" in row])
     findings = []
     tail = max(1, len(train) // 10)
@@ -231,7 +231,7 @@ def _course(history: Sequence[dict[str, float]]) -> list[Finding]:
         if rise > 0.1 and fell:
             text = (
                 f"Overfitting: the held-out error rose by {rise:.0%} after its best at epoch "
-                f"{int(held.argmin()) + 1}."
+                f"{len(history) - len(held) + int(held.argmin()) + 1}."
             )
             remedy = "Set patience to stop there, or use dropout, more data or a smaller net."
             findings.append(Finding("overfitting", "problem", text, remedy))

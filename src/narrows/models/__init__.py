@@ -27,6 +27,7 @@ from narrows.models.regularized import (
 from narrows.models.residual import ResidualAutoencoder
 from narrows.models.sparse import TopKAutoencoder
 from narrows.models.spherical import SphericalVAE
+from narrows.models.stacked import StackedAutoencoder
 from narrows.models.variational import VAE
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "SimVQ",
     "SparseAutoencoder",
     "SphericalVAE",
+    "StackedAutoencoder",
     "TopKAutoencoder",
     "VampPriorVAE",
     "WassersteinAutoencoder",

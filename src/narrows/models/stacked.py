@@ -1,0 +1,146 @@
+"""Stacked autoencoders: layers that learn one after the other, then together."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from narrows.data.corruption import CORRUPTIONS
+from narrows.data.modalities import Modality
+from narrows.data.sources import Batch
+from narrows.errors import ParameterError
+from narrows.fields import Fraction, NonNegative, OneOf
+from narrows.metrics.health import Diagnosis, Finding
+from narrows.models.plain import Autoencoder
+from narrows.net import Move, Net, Player, Stage, Step, Terms
+from narrows.parts.latents import Point
+from narrows.parts.likelihoods import Gaussian
+from narrows.parts.stacked import pairs
+
+__all__ = ["StackedAutoencoder"]
+
+
+class _Pair(Net):
+    """A layer and its mirror: an autoencoder of what the layers below it make of a sample."""
+
+    def __init__(self, below: Sequence[nn.Module], *parts: Any) -> None:
+        super().__init__(*parts)
+        self.below = tuple(below)  # no children: they rest
+        self.name = f"layer_{len(below) + 1}"
+
+    def losses(self, batch: Batch, corrupt: Callable[[Tensor], Tensor]) -> Iterator[Move]:
+        """Yield the one move of this layer."""
+        with torch.no_grad():
+            for layer in self.below:
+                h = layer(batch).to(batch.x.dtype)
+                batch = replace(batch, x=h, target=h, mask=None)
+        step = self(replace(batch, x=corrupt(batch.x)))
+        yield Move(self.name, {self.name: step.nll}, step)
+
+    def players(self) -> dict[str, Player]:
+        return {self.name: ([self], {})}
+
+    def statistics(self, step: Step) -> Terms:
+        del step
+        return {}  # the error of a layer has other units than that of the data
+
+
+class StackedAutoencoder(Autoencoder):
+    """Layers that are pre-trained one by one, from the data to the code, then all together.
+
+    -log p(h | g(f(h))) for the layer f, its mirror g and their input h, then -log p(x | z)
+
+    Each layer learns to reconstruct what the layers below it make of x, while all others rest; p
+    is the likelihood for the first, a normal of variance 1 for the others. The history shows
+    `layer_1`, `layer_2`, ... while they are pre-trained and `nll` once all train, which is when
+    `patience` counts. A net that goes on training, by `partial_fit` or `warm_start`, is not
+    pre-trained again.
+
+    Use it for deep nets of sigmoids, which hardly start to learn as a whole; not with other
+    activations, with which `Autoencoder` mostly gets further in as many epochs.
+
+    Args:
+        architecture: "mlp", "conv", or "auto", which takes the modality's.
+        pretraining: share of the epochs in which layers learn alone, in equal numbers of at least
+            one each; with fewer epochs than layers and one to fine-tune, there is none.
+        corruption: what is done to the input of a layer that is pre-trained, which it then learns
+            to undo; None does nothing.
+        noise: amount of the corruption.
+
+    References:
+        Greedy Layer-Wise Training of Deep Networks (Bengio et al., 2007),
+        https://papers.nips.cc/paper/3048-greedy-layer-wise-training-of-deep-networks
+        Stacked Denoising Autoencoders (Vincent et al., 2010),
+        https://jmlr.org/papers/v11/vincent10a.html
+
+    >>> from narrows import StackedAutoencoder
+    >>> from sklearn.datasets import load_iris
+    >>> X = load_iris().data
+    >>> model = StackedAutoencoder(latent_dim=2, hidden=(16,), activation="tanh", epochs=40)
+    >>> model.fit(X).transform(X).shape
+    (150, 2)
+    >>> [next(name for name in row if name != "epoch") for row in model.history_[::10]]
+    ['layer_1', 'layer_2', 'nll', 'nll']
+    """
+
+    architecture: Literal["auto", "mlp", "conv"] = "auto"
+    pretraining: Fraction = 0.5
+    corruption: Annotated[str, OneOf(CORRUPTIONS)] | None = None
+    noise: NonNegative = 0.3
+
+    def build(self, modality: Modality) -> Net:
+        """Refuse a net of one layer, and a corruption that would not be done."""
+        if self.corruption is None and self.noise != self.defaults()["noise"]:
+            raise ParameterError(
+                "The 'noise' parameter of StackedAutoencoder has no effect without a corruption. "
+                f"Name one in `corruption`, or leave it at {self.defaults()['noise']}."
+            )
+        if self.corruption is not None and not self.pretraining:
+            raise ParameterError(
+                "The 'corruption' parameter of StackedAutoencoder has no effect with "
+                "pretraining=0: it is done to the input of layers that learn alone. Leave it at "
+                "None, or use DenoisingAutoencoder."
+            )
+        net = super().build(modality)
+        if len(pairs(net.encoder, net.decoder)) == 1:
+            raise ParameterError(
+                "StackedAutoencoder needs two layers or more; hidden=() leaves one, and nothing "
+                "to stack. Give `hidden` a size or more, or use Autoencoder."
+            )
+        return net
+
+    def stages(self, epochs: int | None) -> list[Stage]:
+        """Return a stage for each layer, the lowest first, and one of the whole net."""
+        (together,) = super().stages(epochs)
+        net, stages = self.net_, []
+        layers = pairs(net.encoder, net.decoder)
+        each = self._epochs_alone(epochs, len(layers))
+        for i, (encoder, decoder) in enumerate(layers if each else []):
+            latent = Point(1) if i < len(layers) - 1 else net.latent  # a point passes any h on
+            likelihood = Gaussian(scale=1.0) if i else net.likelihood
+            below = [encoder for encoder, _ in layers[:i]]
+            pair = _Pair(below, encoder, latent, decoder, likelihood).to(net.progress.device)
+            losses = partial(pair.losses, corrupt=self._corrupt)
+            stages.append(Stage(pair, pair.players(), losses, start=i * each))
+        return [*stages, replace(together, start=each * len(layers))]
+
+    def diagnose(self) -> Diagnosis:
+        """Say so where no layer was pre-trained."""
+        found = super().diagnose()
+        if not self.pretraining or "layer_1" in self.history_[0]:
+            return found
+        text = "No layer was pre-trained: there were too few epochs, or the net went on training."
+        return found.having(Finding("pre-training", "notice", text, "Fit anew with more epochs."))
+
+    def _epochs_alone(self, epochs: int | None, layers: int) -> int:
+        """Return in how many epochs each layer learns alone."""
+        goes_on = self.warm_start and "history_" in vars(self)
+        if epochs is None or goes_on or not self.pretraining:
+            return 0
+        return min(max(1, round(self.pretraining * epochs / layers)), (epochs - 1) // layers)
+
+    def _corrupt(self, x: Tensor) -> Tensor:
+        return x if self.corruption is None else CORRUPTIONS[self.corruption](x, self.noise)
