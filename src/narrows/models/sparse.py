@@ -41,7 +41,7 @@ class TopKAutoencoder(BaseAutoencoder):
         selection: "topk" keeps the k largest units of each sample, "batch_topk" k a sample on
             average, "jumprelu" those above a learned threshold each, k on average.
         sparsity: weight of (L0 / k - 1)² for "jumprelu", with L0 the mean number of active units.
-        revival: weight of the auxiliary loss that revives dead units.
+        revival: weight of the auxiliary loss that revives dead units; 1/32 in the paper.
         dead_after: a unit that no sample activated for so many samples is dead.
 
     References:
