@@ -97,7 +97,7 @@ CHANGES = {
     "r1": (5.0, {}),
     "k": (2, {}),
     "selection": ("batch_topk", {}),
-    "revival": (1.0, {"latent_dim": 40, "dead_after": 1}),
+    "revival": (0.1, {"latent_dim": 40, "dead_after": 1}),
     "dead_after": (1, {"latent_dim": 40}),
     "code": ("gaussian", {}),
     "condition": (("pixel",), {}),  # columns of a data frame

@@ -1,8 +1,11 @@
 """Sparse codes: how many units are kept, what the estimators estimate, and a known dictionary."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch import nn
 
 import narrows
@@ -177,8 +180,11 @@ def test_dead_units_learn_from_the_residual_and_nothing_else_does():
 
     code = h.relu() * latent.dead  # two of them: less than 4k, so all are let through
     atoms = nn.functional.normalize(net.decoder[0].weight, dim=0)
-    residual = (x - step.out).detach()
-    expected = 0.5 * ((residual - code @ atoms.t()) ** 2 - residual**2).sum(1)
+    residual, told = (x - step.out).detach(), code @ atoms.t()
+    amount = told.detach()
+    share = float((residual * amount).sum() / amount.square().sum())
+    share = min(max(share, 0.02), 1.0)
+    expected = 0.5 * ((residual - share * told) ** 2 - residual**2).sum(1)
     torch.testing.assert_close(aux, expected)
 
     rows, columns = torch.autograd.grad(
@@ -186,6 +192,36 @@ def test_dead_units_learn_from_the_residual_and_nothing_else_does():
     )
     assert (rows.abs().sum(1) > 0).tolist() == latent.dead.tolist()
     assert (columns.abs().sum(0) > 0).tolist() == latent.dead.tolist()
+
+
+@pytest.mark.parametrize(("times", "share"), [(0.5, 1.0), (4.0, 0.25), (-1.0, 0.02)])
+def test_dead_units_that_overshoot_are_scaled_to_the_residual(times, share):
+    latent = TopK(6, 1, dead_after=10)
+    net = net_with(latent)
+    latent.silent[3:] = 99
+    x = torch.randn(7, 5, dtype=torch.float64)
+    step = net(Batch(x, x))
+    out = x - _dead_part(net, step) / times
+    told = replace(step, out=out)
+    expected = 0.5 * ((x - out - share * times * (x - out)) ** 2 - (x - out) ** 2).sum(1)
+    torch.testing.assert_close(revival(net, told), expected)
+
+
+def _dead_part(net, step):
+    """What the dead units say of the residual."""
+    code = net.latent.revived(step.h)
+    return (net.decoder(code) - net.decoder(torch.zeros_like(code))).detach()
+
+
+def test_dead_units_come_back():
+    X = load_digits().data[:1000].astype(np.float32)
+    options = {"latent_dim": 256, "k": 4, "dead_after": 500, "epochs": 40, "learning_rate": 2e-3}
+    dead = [
+        float((fit(X, revival=weight, **options).codes_ == 0).all(0).mean())
+        for weight in (0.0, 1.0)
+    ]
+    assert dead[0] > 0.1
+    assert dead[1] < 0.4 * dead[0]
 
 
 def test_no_unit_is_dead_no_price():

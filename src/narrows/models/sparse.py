@@ -29,7 +29,8 @@ class TopKAutoencoder(BaseAutoencoder):
     -log p(x | z) + revival * aux, with z = top_k(W (x - b)) and the mean of x = D z + b
 
     It reads any table, such as activations of another model, ``(tokens, width)``. The auxiliary
-    loss lets dead units explain what the active ones leave over.
+    loss lets dead units explain what the active ones leave over; where they say too much, they
+    are scaled to it.
 
     Use it to take activations of another network apart into features that can be read; not to
     compress, for its code is wider than the data.
@@ -40,7 +41,7 @@ class TopKAutoencoder(BaseAutoencoder):
         selection: "topk" keeps the k largest units of each sample, "batch_topk" k a sample on
             average, "jumprelu" those above a learned threshold each, k on average.
         sparsity: weight of (L0 / k - 1)² for "jumprelu", with L0 the mean number of active units.
-        revival: weight of the auxiliary loss that revives dead units.
+        revival: weight of the auxiliary loss that revives dead units; 1/32 in the paper.
         dead_after: a unit that no sample activated for so many samples is dead.
 
     References:
@@ -65,7 +66,7 @@ class TopKAutoencoder(BaseAutoencoder):
     k: Count | None = None
     selection: Literal["topk", "batch_topk", "jumprelu"] = "topk"
     sparsity: NonNegative = 100.0
-    revival: NonNegative = 1 / 32
+    revival: NonNegative = 1.0
     dead_after: Count = 5000
 
     def latent(self) -> Sparse:

@@ -194,16 +194,30 @@ def revival(net: "Net", step: "Step") -> Tensor:
     """Return what the dead units would change of the nll if they explained its rest, ``(batch,)``.
 
     The auxiliary loss of Gao et al. (2024, appendix A.2): the reconstruction is fixed, so that
-    only the dead units learn, from the residual. It is 0 while no unit is dead.
+    only the dead units learn, from the residual. It is 0 while no unit is dead. Where they say too
+    much, all are scaled to the residual: otherwise they would learn to fall silent, not what to
+    say.
     """
     sparse = cast(Sparse, net.latent)
     code = sparse.revived(step.h)
     added = net.decoder(code) - net.decoder(torch.zeros_like(code))
     out, batch = step.out.detach(), step.batch
+    added = added * _fit(net, step, added.detach())
     with_dead, without = (
         net.likelihood.nll(mean, batch.target, batch.mask) for mean in (out + added, out)
     )
     return with_dead - without
+
+
+@torch.no_grad()
+def _fit(net: "Net", step: "Step", added: Tensor) -> Tensor:
+    """Return the scale of what is added that leaves the least square residual, at most 1."""
+    mean, batch = net.likelihood.mean(step.out), step.batch
+    rest, effect = batch.target - mean, net.likelihood.mean(step.out + added) - mean
+    if batch.mask is not None:
+        rest, effect = rest * batch.mask, effect * batch.mask
+    tiny = torch.finfo(effect.dtype).tiny
+    return ((rest * effect).sum() / effect.square().sum().clamp(min=tiny)).clamp(0.02, 1.0)
 
 
 def _largest(h: Tensor, k: int) -> Tensor:
