@@ -171,6 +171,18 @@ class Latent(nn.Module):
         """Return the codes that `pack` made this of."""
         return kept.view(-1, *self.code_shape)
 
+    def principal(self, noise: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Tell how principal components of unit variance become h; None where they cannot.
+
+        Args:
+            noise: share of each component's variance that is noise, ``(dim,)``.
+
+        Returns:
+            The factors of the components that are the first units of h, and h's other units.
+        """
+        del noise
+        return None
+
     def prior(self) -> Distribution | None:
         """Return p(z), or None for a point code."""
         return None
@@ -216,6 +228,12 @@ class Point(Latent):
         z: Tensor = self.activation(h)
         return z
 
+    def principal(self, noise: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return ones, for a code without an activation."""
+        if not isinstance(self.activation, nn.Identity):
+            return None
+        return torch.ones_like(noise), noise[:0]
+
 
 @latent
 class Gaussian(Latent):
@@ -244,6 +262,11 @@ class Gaussian(Latent):
         """
         mean, logvar = h.chunk(2, 1)
         return DiagonalGaussian(mean, CAP - F.softplus(CAP - logvar))
+
+    def principal(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the posterior of probabilistic PCA: means of variance 1 - noise, variance noise."""
+        below = CAP - noise.log()
+        return (1 - noise).sqrt(), CAP - (below + (-(-below).exp()).log1p())
 
     def prior(self) -> DiagonalGaussian:
         """Return N(0, I), ``(1, dim)``."""
