@@ -154,7 +154,10 @@ REFUSED = {
     "SimVQ": {"linear_path"},
     "SphericalVAE": {"free_bits", "linear_path"},
     "VQVAE": {"linear_path"},
-    "HierarchicalVQVAE": {"linear_path", "tied"},  # the decoder reads more than the encoder's last layer gives
+    "HierarchicalVQVAE": {
+        "linear_path",
+        "tied",
+    },  # the decoder reads more than the encoder's last layer gives
     "BetaTCVAE": {"capacity", "free_bits", "distortion"},
     "InfoVAE": {"beta"},
     "RegularizedAutoencoder": {"linear_path", "tied"},

@@ -104,9 +104,7 @@ def _notes(name: str, evaluation: Evaluation) -> Markup:
     return tag("p", text, class_="note")
 
 
-def verdict(
-    name: str, evaluation: Evaluation, diagnosis: Diagnosis, path: bool = False
-) -> Markup:
+def verdict(name: str, evaluation: Evaluation, diagnosis: Diagnosis, path: bool = False) -> Markup:
     """Say plainly which is better, by how much, and on how many samples."""
     scores = evaluation.metrics
     left = {key: 1 - value["explained_variance"] for key, value in scores.items()}

@@ -264,7 +264,7 @@ class Gaussian(Latent):
         return DiagonalGaussian(mean, CAP - F.softplus(CAP - logvar))
 
     def principal(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the posterior of probabilistic PCA: means of variance 1 - noise, variance noise."""
+        """Return probabilistic PCA's posterior: means of variance 1 - noise, and the variance."""
         below = CAP - noise.log()
         return (1 - noise).sqrt(), CAP - (below + (-(-below).exp()).log1p())
 

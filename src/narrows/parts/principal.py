@@ -68,7 +68,8 @@ class AddedEncoder(nn.Module):
 
     def forward(self, batch: "Batch") -> Tensor | tuple[Tensor, ...]:
         """Return h, with the context of the encoder if there is any."""
-        h, passed = self.encoder(batch), self.path(batch.x)
+        h: Tensor | tuple[Tensor, ...] = self.encoder(batch)
+        passed: Tensor = self.path(batch.x)
         return (h[0] + passed, *h[1:]) if isinstance(h, tuple) else h + passed
 
 
@@ -82,7 +83,7 @@ class AddedDecoder(nn.Module):
     def forward(self, z: Tensor, batch: "Batch | None" = None, *context: Tensor) -> Tensor:
         """Decode codes."""
         out: Tensor = self.decoder(z, batch, *context)
-        return out + self.path(z)
+        return torch.add(out, self.path(z))
 
 
 class Components(NamedTuple):
