@@ -119,7 +119,7 @@ def principal_components(x: Tensor, k: int, weight: Tensor | None = None) -> Com
     centred = (x - mean) * w.sqrt()[:, None]
     total = centred.square().sum(dtype=torch.float64)
     if d <= DENSE:
-        covariance = (centred.mT.double() @ centred.double()).cpu()
+        covariance = (centred.mT @ centred).double().cpu()
         values, vectors = (t.flip(-1) for t in torch.linalg.eigh(covariance))
     else:
         q = min(k + MORE, *centred.shape)
