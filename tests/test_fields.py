@@ -154,10 +154,8 @@ REFUSED = {
     "SimVQ": {"linear_path"},
     "SphericalVAE": {"free_bits", "linear_path"},
     "VQVAE": {"linear_path"},
-    "HierarchicalVQVAE": {
-        "linear_path",
-        "tied",
-    },  # the decoder reads more than the encoder's last layer gives
+    # Its decoder reads more than the encoder's last layer gives.
+    "HierarchicalVQVAE": {"linear_path", "tied"},
     "BetaTCVAE": {"capacity", "free_bits", "distortion"},
     "InfoVAE": {"beta"},
     "RegularizedAutoencoder": {"linear_path", "tied"},

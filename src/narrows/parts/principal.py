@@ -138,7 +138,8 @@ def principal_components(x: Tensor, k: int, weight: Tensor | None = None) -> Com
 def start_path(net: "Net", source: "InMemory") -> None:
     """Set the linear path, where there is one, to the components of the training samples.
 
-    A point code is whitened: A = Λ^-½ V', B = V Λ^½. A Gaussian one starts at the posterior of
+    They are those of what the encoder sees: a missing cell counts as its column's center. A point
+    code is whitened: A = Λ^-½ V', B = V Λ^½. A Gaussian one starts at the posterior of
     probabilistic PCA (Tipping & Bishop, 1999).
     """
     first = next((m for m in net.modules() if isinstance(m, AddedEncoder)), None)
@@ -159,7 +160,8 @@ def start_path(net: "Net", source: "InMemory") -> None:
     inward.weight[:units] = (gain / spread)[:, None] * found.directions
     bias = torch.cat([-inward.weight[:units] @ found.mean, rest])
     inward.bias[: len(bias)] = bias
-    if net.likelihood.output_activation == "linear" and source.target is None:
+    likelihood = net.likelihood
+    if likelihood.support == "real" and likelihood.output_activation == "linear":
         loadings = (gain * spread)[:, None] * found.directions
         outward.weight[: len(found.mean)] = loadings.mT
         outward.bias[: len(found.mean)] = found.mean
@@ -167,7 +169,7 @@ def start_path(net: "Net", source: "InMemory") -> None:
         rows = torch.linspace(0, len(x) - 1, min(FITTED, len(x)), dtype=torch.float64).long()
         batch = source.take(rows.to(x.device))
         code = F.linear(batch.x.flatten(1), inward.weight, inward.bias)[:, :units]
-        _fit(outward, net.likelihood, code, batch)
+        _fit(outward, likelihood, code, batch)
 
 
 @torch.enable_grad()
