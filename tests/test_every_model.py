@@ -98,6 +98,15 @@ def cases():
     yield "RegularizedAutoencoder-spectral_norm-conv", narrows.RegularizedAutoencoder, held
     for control in ({"distortion": 0.5}, {"capacity": 2.0}, {"free_bits": 0.1}):
         yield f"VAE-{'-'.join(control)}", narrows.VAE, {"architecture": "mlp"} | control
+    for cls in (narrows.Autoencoder, narrows.VAE, narrows.ConditionalVAE):
+        for name in ("mlp", "conv"):
+            options = {"architecture": name, "linear_path": True}
+            yield f"{cls.__name__}-{name}-linear_path", cls, options
+    beside = {"linear_path": True, "architecture": "mlp"}
+    yield "Autoencoder-linear_path-tied", narrows.Autoencoder, beside | {"tied": True}
+    for name in ("bernoulli", "negative_binomial"):
+        given = beside | {"likelihood": name}
+        yield f"VAE-linear_path-{name}", narrows.VAE, given
     mixture = {"architecture": "mlp", "prior": "mixture", "spectral_norm": True}
     yield "AdversarialAutoencoder-mixture", narrows.AdversarialAutoencoder, mixture
 

@@ -25,6 +25,7 @@ CHANGES = {
     "batch_norm": (True, {}),
     "blocks": (1, {}),
     "tied": (True, {}),
+    "linear_path": (True, {}),
     "downsampling": ("max", {"architecture": "conv", "modality": "image", "hidden": (4,)}),
     "likelihood": ("laplace", {}),
     "scale": (1.0, {}),
@@ -138,6 +139,7 @@ MLP_ONLY = {
     "batch_norm",
     "blocks",
     "tied",
+    "linear_path",
     "architecture",
     "downsampling",
 }
@@ -148,11 +150,19 @@ REFUSED = {
     "ContractiveAutoencoder": {"batch_norm"},
     "VampPriorVAE": {"batch_norm", "free_bits"},
     "FlowVAE": {"free_bits"},
-    "SphericalVAE": {"free_bits"},
-    "HierarchicalVQVAE": {"tied"},  # the decoder reads more than the encoder's last layer gives
+    "BinaryAutoencoder": {"linear_path"},  # no code there is a linear map of x
+    "CategoricalVAE": {"linear_path"},
+    "FSQVAE": {"linear_path"},
+    "HierarchicalVAE": {"linear_path"},
+    "ResidualVQVAE": {"linear_path"},
+    "SimVQ": {"linear_path"},
+    "SphericalVAE": {"free_bits", "linear_path"},
+    "VQVAE": {"linear_path"},
+    # Its decoder reads more than the encoder's last layer gives.
+    "HierarchicalVQVAE": {"linear_path", "tied"},
     "BetaTCVAE": {"capacity", "free_bits", "distortion"},
     "InfoVAE": {"beta"},
-    "RegularizedAutoencoder": {"tied"},
+    "RegularizedAutoencoder": {"linear_path", "tied"},
     "ConditionalVAE": {"condition", "tied"},
     "MaskedAutoencoder": MLP_ONLY - {"activation", "dropout"},
 }

@@ -31,6 +31,7 @@ from narrows.fitting import (
 from narrows.metrics.health import Diagnosis, book_usage, diagnose
 from narrows.net import Move, Net, Player, Stage, Step, Terms, forms, outline
 from narrows.parts.latents import Latent
+from narrows.parts.principal import start_path
 from narrows.progress import Display
 from narrows.runtime import choose_threads, resolve_device, seeded, threads
 from narrows.settings import Settings
@@ -394,6 +395,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         if known is None:
             self.net_ = self.build(self.modality_)
             start_output(self.net_, source)
+            start_path(self.net_, source)
             start_latent(self.net_, source)
         else:
             with torch.device("meta"):

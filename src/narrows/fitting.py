@@ -22,6 +22,7 @@ from narrows.net import Net
 from narrows.parts.conditions import ConditionedDecoder, ConditionedEncoder
 from narrows.parts.likelihoods import LIKELIHOODS, Likelihood
 from narrows.parts.networks import ARCHITECTURES, GRIDS, Architecture, Sizes
+from narrows.parts.principal import AddedDecoder, AddedEncoder, LinearPath
 
 if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
@@ -35,6 +36,7 @@ __all__ = [
     "sources",
     "start_latent",
     "start_output",
+    "takes_linear_path",
 ]
 
 Weights = NDArray[np.float32]
@@ -44,6 +46,7 @@ SLICE = 1024
 """Samples that pass through the encoder at once before training."""
 QUIET = 0.1
 """What the decoder's last weights start with of their usual size where it puts out logs."""
+NONLINEAR = "needs a code that can be a linear map of x: continuous, without an activation"
 RANGES: dict[str, Range] = {"sigmoid": "unit", "tanh": "symmetric"}
 """Where outputs of an activation lie."""
 
@@ -233,7 +236,25 @@ def assemble(
     encoder, decoder = networks(model, modality, sizes, architectures)
     if modality.condition is not None:
         encoder, decoder = ConditionedEncoder(encoder), ConditionedDecoder(decoder)
+    if model.linear_path:
+        if latent.principal(torch.ones(units)) is None:
+            model.refuse_set(["linear_path"], NONLINEAR)
+        encoder = AddedEncoder(encoder, LinearPath(modality.shape, latent.width))
+        decoder = AddedDecoder(decoder, LinearPath(latent.code_shape, out))
     return Net(encoder, latent, decoder, likelihood)
+
+
+def takes_linear_path(model: "BaseAutoencoder") -> bool:
+    """Tell whether a fitted model has no linear path and could have one."""
+    if model.linear_path:
+        return False
+    twin = type(model)(**model.fields() | {"linear_path": True})
+    try:
+        with torch.device("meta"):
+            twin.build(model.modality_)
+    except ParameterError:
+        return False
+    return True
 
 
 def networks(

@@ -30,6 +30,9 @@ class Settings(Parameters):
         batch_norm: normalise every hidden layer over the batch.
         blocks: residual blocks after each hidden layer.
         tied: let the decoder use the encoder's weights, transposed.
+        linear_path: add linear maps to the encoder and the decoder, fixed at the principal
+            components of the training samples, so that training starts at PCA's error; with
+            `patience` for few samples.
         downsampling: how a conv net halves the image: "stride", "max" or "average" pooling.
         likelihood: distribution of the data given the code: of real numbers ("gaussian",
             "laplace"), of shares ("bernoulli"), of counts ("poisson", "negative_binomial",
@@ -70,6 +73,7 @@ class Settings(Parameters):
     batch_norm: bool = False
     blocks: Annotated[int, Ge(0)] = 0
     tied: bool = False
+    linear_path: bool = False
     downsampling: Literal["stride", "max", "average"] = "stride"
     likelihood: Annotated[str, OneOf(LIKELIHOODS)] = "gaussian"
     scale: Literal["optimal", "learned", "predicted"] | Positive = "optimal"

@@ -129,6 +129,13 @@ def test_says_what_was_trained_on_what(digits):
     assert "64 → 4" in text
 
 
+def test_where_pca_is_better_the_report_names_the_path_that_starts_there():
+    words = "linear_path=True starts there, and patience=10 keeps what is better"
+    assert words in Page(report(Autoencoder(latent_dim=6), ROWS)).text
+    assert words not in Page(report(Autoencoder(latent_dim=6, code_activation="tanh"), ROWS)).text
+    assert words not in Page(report(Autoencoder(latent_dim=6, linear_path=True), ROWS)).text
+
+
 def test_the_table_holds_the_numbers():
     model = VAE(latent_dim=4, modality="image", **QUICK).fit(FEW.X)
     train = np.setdiff1d(np.arange(150), model.held_out_)

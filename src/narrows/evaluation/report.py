@@ -26,6 +26,7 @@ from narrows.evaluation.markup import (
     tag,
 )
 from narrows.evaluation.sections import comparison, health, section, training
+from narrows.fitting import takes_linear_path
 from narrows.metrics.health import Diagnosis
 from narrows.storage import versions
 
@@ -67,7 +68,7 @@ def render(
     main = tag(
         "main",
         _tiles(model, evaluation, diagnosis, seconds),
-        comparison(name, evaluation, columns, diagnosis),
+        comparison(name, evaluation, columns, diagnosis, takes_linear_path(model)),
         gallery.reconstructions(),
         gallery.map(),
         gallery.samples(),

@@ -25,6 +25,8 @@ __all__ = ["comparison", "figure", "health", "section", "training", "verdict"]
 
 EVEN = 0.02
 """Relative difference of two errors below which neither is called better."""
+FITTING = {"underfitting", "overfitting", "generalisation"}
+"""Findings on a net that fits too little or too much, which a start at PCA helps against."""
 COLUMNS = 30
 """Columns of a table that are compared one by one."""
 TITLES = {
@@ -54,16 +56,23 @@ def figure(
 
 
 def comparison(
-    name: str, evaluation: Evaluation, columns: Sequence[str], diagnosis: Diagnosis
+    name: str,
+    evaluation: Evaluation,
+    columns: Sequence[str],
+    diagnosis: Diagnosis,
+    path: bool = False,
 ) -> Markup:
-    """Return the verdict, the table of both, and how errors spread over samples or columns."""
+    """Return the verdict, the table of both, and how errors spread over samples or columns.
+
+    `path` tells whether the model could have a linear path, and has none.
+    """
     warning = (
         "There is no held-out data: these are the training samples, and new ones will fare worse."
     )
     return section(
         "pca",
         "PCA beside the model",
-        tag("p", verdict(name, evaluation, diagnosis), class_="lead"),
+        tag("p", verdict(name, evaluation, diagnosis, path), class_="lead"),
         None if evaluation.held_out else tag("p", warning, class_="warning"),
         tag(
             "div",
@@ -95,7 +104,7 @@ def _notes(name: str, evaluation: Evaluation) -> Markup:
     return tag("p", text, class_="note")
 
 
-def verdict(name: str, evaluation: Evaluation, diagnosis: Diagnosis) -> Markup:
+def verdict(name: str, evaluation: Evaluation, diagnosis: Diagnosis, path: bool = False) -> Markup:
     """Say plainly which is better, by how much, and on how many samples."""
     scores = evaluation.metrics
     left = {key: 1 - value["explained_variance"] for key, value in scores.items()}
@@ -111,7 +120,7 @@ def verdict(name: str, evaluation: Evaluation, diagnosis: Diagnosis) -> Markup:
     seen = "held-out" if evaluation.held_out else "training"
     wins = int((evaluation.errors["model"] < evaluation.errors["pca"]).sum())
     shown = {0: "none", evaluation.test: "all"}.get(wins, number(wins, 12))
-    text = f": {_standing(change, diagnosis)} It reconstructs {shown} of the "
+    text = f": {_standing(change, diagnosis, path)} It reconstructs {shown} of the "
     text += f"{plural(evaluation.test, f'{seen} sample')} better than PCA"
     if known:
         text += f", and leaves {percent(model)} of their variance unexplained, "
@@ -123,7 +132,7 @@ def verdict(name: str, evaluation: Evaluation, diagnosis: Diagnosis) -> Markup:
     return Markup(tag("strong", head) + join(f"{text}.{_density(scores, change > EVEN)}"))
 
 
-def _standing(change: float, diagnosis: Diagnosis) -> str:
+def _standing(change: float, diagnosis: Diagnosis, path: bool) -> str:
     """Say how far the model's error is from PCA's, and what may help where it is greater."""
     if change < -EVEN:
         return f"its squared error is {percent(-change, 0)} smaller."
@@ -132,12 +141,14 @@ def _standing(change: float, diagnosis: Diagnosis) -> str:
     size = f"{percent(change, 0)} larger"
     if change >= 1:
         size = f"{number(change + 1, 2)} times as large"
-    ill = any(finding.level != "good" for finding in diagnosis.findings)
+    ills = {finding.name for finding in diagnosis.findings if finding.level != "good"}
     help_ = (
         "the findings under Health tell what may help"
-        if ill
+        if ills
         else "more epochs, a higher learning_rate or weaker penalties may help"
     )
+    if path and ills <= FITTING:
+        help_ = "linear_path=True starts there, and patience=10 keeps what is better than that"
     return (
         f"the model's squared error is {size}. A linear map of the same size does better on "
         f"these data; {help_}."

@@ -157,6 +157,8 @@ class RegularizedAutoencoder(Autoencoder):
         if self.regularizer != "gradient_penalty":
             why = f"leaves no weight to the decoder that regularizer='{self.regularizer}' could "
             self.refuse_set(["tied"], why + "hold")
+            why = f"adds fixed weights, which regularizer='{self.regularizer}' cannot hold"
+            self.refuse_set(["linear_path"], why)
         net = super().build(modality)
         if self.regularizer == "gradient_penalty":
             refuse_mixing(net)

@@ -175,6 +175,18 @@ class Latent(nn.Module):
         """Return the codes that `pack` made this of."""
         return kept.view(-1, *self.code_shape)
 
+    def principal(self, noise: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Tell how principal components of unit variance become h; None where they cannot.
+
+        Args:
+            noise: share of each component's variance that is noise, ``(dim,)``.
+
+        Returns:
+            The factors of the components that are the first units of h, and h's other units.
+        """
+        del noise
+        return None
+
     def prior(self) -> Distribution | None:
         """Return p(z), or None for a point code."""
         return None
@@ -219,6 +231,12 @@ class Point(Latent):
         """Return activation(h)."""
         z: Tensor = self.activation(h)
         return z
+
+    def principal(self, noise: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return ones, for a code without an activation."""
+        if not isinstance(self.activation, nn.Identity):
+            return None
+        return torch.ones_like(noise), noise[:0]
 
 
 @latent
@@ -271,6 +289,11 @@ class Gaussian(Latent):
         q = self.posterior(h)
         square = (q.mean.square() + q.logvar.exp()).mean(0).clamp(max=self.largest)
         self.moment.mul_(1 + self.rate * (square - 1))
+
+    def principal(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return probabilistic PCA's posterior: means of variance 1 - noise, and the variance."""
+        below = CAP - noise.log()
+        return (1 - noise).sqrt(), CAP - (below + (-(-below).exp()).log1p())
 
     def prior(self) -> DiagonalGaussian:
         """Return N(0, I), ``(1, dim)``."""

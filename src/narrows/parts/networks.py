@@ -111,8 +111,12 @@ def mlp(
     batch_norm: bool = False,
     blocks: int = 0,
     tied: bool = False,
+    linear_path: bool = False,
 ) -> tuple[nn.Module, nn.Module]:
-    """Build dense layers, mirrored; `tied` decodes with the encoder's weights, transposed."""
+    """Build dense layers, mirrored; `tied` decodes with the encoder's weights, transposed.
+
+    Beside a linear path they start at zero.
+    """
     widths = (prod(sizes.x), *((256, 128) if hidden is None else hidden))
     top = initialise(nn.Linear(widths[-1], prod(sizes.h)))
     layers = _dense(widths, activation, dropout, batch_norm, blocks)
@@ -122,7 +126,8 @@ def mlp(
     layers = [*_dense(mirrored, activation, dropout, batch_norm, blocks), bottom]
     if tied:
         layers = _tie(encoder, layers)
-    return encoder, Decoder(nn.Flatten(), *layers, *_shape(sizes.out))
+    decoder = Decoder(nn.Flatten(), *layers, *_shape(sizes.out))
+    return _silenced(encoder, decoder) if linear_path else (encoder, decoder)
 
 
 @architecture
@@ -135,11 +140,13 @@ def conv(
     batch_norm: bool = False,
     blocks: int = 0,
     downsampling: str = "stride",
+    linear_path: bool = False,
 ) -> tuple[nn.Module, nn.Module]:
     """Build 2-d convolutions that halve the image once per entry of `hidden`, and their mirror.
 
     Any height and width work: each stage rounds up, and its transposed convolution returns to
-    the exact size. `downsampling` halves by a stride of 2 or by pooling (max, average).
+    the exact size. `downsampling` halves by a stride of 2 or by pooling (max, average). Beside a
+    linear path the networks start at zero.
     """
     if len(sizes.x) != 3:
         raise ParameterError(
@@ -183,7 +190,8 @@ def conv(
     if not stages:
         last_layer = initialise(nn.Linear(prod(sizes.z), prod(sizes.out)))
         up = [nn.Flatten(), last_layer, *_shape(sizes.out)]
-    return Encoder(*encoder), Decoder(*up)
+    pair = Encoder(*encoder), Decoder(*up)
+    return _silenced(*pair) if linear_path else pair
 
 
 def conv_grid(x: tuple[int, ...], hidden: Sequence[int] | None) -> tuple[int, ...]:
@@ -351,6 +359,16 @@ def _after(
     if dropout:
         layers.append(Dropout(dropout))
     return layers
+
+
+def _silenced(*networks: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """Let networks start at zero: their last layers' weights."""
+    for network in networks:
+        kinds = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+        for last in [layer for layer in network.modules() if isinstance(layer, kinds)][-1:]:
+            nn.init.zeros_(last.weight)
+    encoder, decoder = networks
+    return encoder, decoder
 
 
 def _shape(shape: tuple[int, ...]) -> list[nn.Module]:
