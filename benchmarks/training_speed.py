@@ -168,9 +168,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     arguments = parser.parse_args()
     record = Record("training_speed", "Training speed beside the tutorial's loop")
-    record(
-        f"{arguments.pairs} pairs of {EPOCHS} epochs, medians; both loops on as many threads.\n"
-    )
+    record(f"{arguments.pairs} pairs of {EPOCHS} epochs, medians; both loops on as many threads.\n")
     record("| workload | threads | tutorial ms/step | narrows ms/step | ratio (range) | wanted |")
     record("|---|---|---|---|---|---|")
     for name, threads in product(arguments.workloads, arguments.threads):

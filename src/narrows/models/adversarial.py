@@ -211,9 +211,8 @@ class VAEGAN(_Adversarial):
     encoder: beta * KL + feature, decoder: gamma * feature / L - log D(decoded) - log D(generated)
 
     The feature loss is -log N(D_l(x); D_l(decoded), s²), with D_l the critic's last hidden layer
-    of L features and s found like the likelihood's scale; `scale=1.0` is the paper's. It is a sum
-    over features, of which a critic of images has hundreds of times more than logits: L lets the
-    decoder hear both. The critic minimises
+    of L features and s found like the likelihood's scale; `scale=1.0` is the paper's. Divided by
+    L, it does not drown the two logits where the critic is large. The critic minimises
     -log D(x) - log(1 - D(decoded)) - log(1 - D(generated)). "nll" and "mse" of the data are shown
     beside it: they train nothing but the scale of the likelihood.
 
