@@ -4,7 +4,7 @@ Errors and critics are measured on held-out images. A player has won where the c
 far from that of a critic that cannot tell (log 2 for each set of samples it sees). The model
 collapsed where a unit of the code is silent, or where its samples are more alike than the data.
 
-    python benchmarks/adversarial.py [aae factor vaegan] --images 10000 --epochs 5
+    python benchmarks/adversarial.py [aae factor vaegan] --images 3000 --epochs 15
 """
 
 import argparse
@@ -36,8 +36,8 @@ def main() -> None:
     """Fit all and keep the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", default=list(MODELS))
-    parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--images", type=int, default=3000)
+    parser.add_argument("--epochs", type=int, default=15)
     options = parser.parse_args()
     train, test = fashion_mnist("train")[: options.images], fashion_mnist("t10k")
     record = Record("adversarial", "Five seeds of every game on Fashion-MNIST")

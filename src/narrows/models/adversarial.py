@@ -48,12 +48,17 @@ class _Adversarial(BaseAutoencoder):
     spectral_norm: bool = False
     r1: NonNegative = 1.0
 
+    betas = (0.5, 0.99)  # of the autoencoder: what the critic wanted is soon out of date
+
     def players(self) -> dict[str, Player]:
-        """Give the critic Adam with the short memory that games need, and no weight decay."""
+        """Give both the short memory that games need, and the critic no weight decay."""
         players = super().players()
         rate = self.critic_rate * self.learning_rate
         options = {"learning_rate": rate, "betas": (0.5, 0.9), "weight_decay": 0.0}
-        return players | {"critic": (players["critic"][0], options)}
+        return {
+            "autoencoder": (players["autoencoder"][0], {"betas": self.betas}),
+            "critic": (players["critic"][0], options),
+        }
 
     def _new_critic(self, shape: tuple[int, ...]) -> FollowedCritic:
         return FollowedCritic(shape, self.critic_hidden, self.spectral_norm)
@@ -102,6 +107,7 @@ class FactorVAE(_Adversarial):
 
     gamma: NonNegative = 10.0
     r1: NonNegative = 0.0  # it would flatten the ratio that the logit estimates
+    betas = (0.9, 0.999)  # its critic estimates, and is no one to fool
 
     def latent(self) -> Gaussian:
         """Return a diagonal Gaussian."""
@@ -153,7 +159,7 @@ class AdversarialAutoencoder(_Adversarial):
 
     prior: Literal["normal", "mixture", "uniform"] = "normal"
     components: Count = 10
-    adversarial: NonNegative = 10.0
+    adversarial: NonNegative = 100.0
 
     def latent(self) -> Matched:
         """Return a point code with the prior."""
@@ -202,10 +208,11 @@ class Features(Running):
 class VAEGAN(_Adversarial):
     """VAE that is judged by a critic of the data: by its features, and by whether it is fooled.
 
-    encoder: beta * KL + feature, decoder: gamma * feature - log D(decoded) - log D(generated)
+    encoder: beta * KL + feature, decoder: gamma * feature / L - log D(decoded) - log D(generated)
 
     The feature loss is -log N(D_l(x); D_l(decoded), s²), with D_l the critic's last hidden layer
-    and s found like the likelihood's scale; `scale=1.0` is the paper's. The critic minimises
+    of L features and s found like the likelihood's scale; `scale=1.0` is the paper's. Divided by
+    L, it does not drown the two logits where the critic is large. The critic minimises
     -log D(x) - log(1 - D(decoded)) - log(1 - D(generated)). "nll" and "mse" of the data are shown
     beside it: they train nothing but the scale of the likelihood.
 
@@ -214,7 +221,7 @@ class VAEGAN(_Adversarial):
 
     Args:
         beta: weight of the KL divergence.
-        gamma: weight of the feature loss in what the decoder pays.
+        gamma: weight of the feature loss, as a mean over the features, in what the decoder pays.
 
     References:
         Autoencoding beyond pixels using a learned similarity metric (Larsen et al., 2016),
@@ -227,7 +234,8 @@ class VAEGAN(_Adversarial):
     """
 
     beta: NonNegative = 1.0
-    gamma: NonNegative = 0.1
+    gamma: NonNegative = 3.0
+    r1: NonNegative = 10.0
 
     def latent(self) -> Gaussian:
         """Return a diagonal Gaussian."""
@@ -268,7 +276,7 @@ class VAEGAN(_Adversarial):
         feature = features(critic.features(_shown(net.likelihood.mean(step.out), batch)), wanted)
         again, new = critic.features(decoded), critic.features(generated)
         terms = {
-            "feature": feature + (self.gamma - 1) * features(again, wanted),
+            "feature": feature + (self.gamma / features.size - 1) * features(again, wanted),
             "adversarial": deception(critic.judge(again)) + deception(critic.judge(new)),
         }
         step = replace(step, charges=step.charges | {"feature": feature.detach()})
