@@ -157,6 +157,7 @@ REFUSED = {
     "ResidualVQVAE": {"linear_path"},
     "SimVQ": {"linear_path"},
     "SphericalVAE": {"free_bits", "linear_path"},
+    "StackedAutoencoder": {"linear_path"},  # its layers are trained on their own
     "VQVAE": {"linear_path"},
     # Its decoder reads more than the encoder's last layer gives.
     "HierarchicalVQVAE": {"linear_path", "tied"},

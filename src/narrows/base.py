@@ -30,7 +30,7 @@ from narrows.fitting import (
 )
 from narrows.metrics.health import Diagnosis, book_usage, diagnose
 from narrows.net import Move, Net, Player, Stage, Step, Terms, forms, outline
-from narrows.parts.latents import Latent
+from narrows.parts.latents import Distribution, Latent
 from narrows.parts.principal import start_path
 from narrows.progress import Display
 from narrows.runtime import choose_threads, resolve_device, seeded, threads
@@ -277,12 +277,12 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
                 f"{type(self).__name__} has no prior to sample from. Leave density at None."
             )
         with seeded(seed, self._device()) as fixed:
+            wanted = self._drawn(n) if condition is None else self._wanted(condition, n)
             if density or prior is None:
                 kept = torch.as_tensor(self._fitted_density().sample(n, fixed))
                 codes = self._unpacked(kept)
             else:
-                codes = prior.sample(n)
-            wanted = self._drawn(n) if condition is None else self._wanted(condition, n)
+                codes = self._prior_codes(prior, n, wanted)
             out = self._decode(codes, wanted, noise)
             return self.modality_.explained.decode(out, condition=wanted)
 
@@ -487,6 +487,11 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         if self.modality_.condition is None:
             raise ParameterError(f"{type(self).__name__} takes no condition. Leave it at None.")
         return self.modality_.condition.wanted(condition, n)
+
+    def _prior_codes(self, prior: Distribution, n: int, wanted: Tensor | None) -> Tensor:
+        """Draw n codes of the prior; the condition does not change it, but for some models."""
+        del wanted
+        return prior.sample(n)
 
     def _drawn(self, n: int) -> Tensor | None:
         """Return n conditions to sample under; None where the model takes none."""

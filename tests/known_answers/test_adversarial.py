@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.nn.functional import logsigmoid
 
 import narrows
-from narrows.data.sources import InMemory
-from narrows.errors import ParameterError
+from narrows.data.sources import Batch, InMemory
+from narrows.errors import DataError, ParameterError
 from narrows.parts.critics import (
     Critic,
     deception,
@@ -20,6 +21,7 @@ from narrows.parts.critics import (
     gradient_penalty,
     permute_dims,
 )
+from narrows.parts.latents import DiagonalGaussian
 from narrows.parts.matched import Matched
 from narrows.parts.spectral import Spectral
 from narrows.training import AdamW, Training
@@ -334,6 +336,67 @@ def test_held_out_codes_are_distributed_like_the_prior(prior):
 def paid(model, batch):
     (move, _) = list(model.losses(batch))
     return move.terms
+
+
+@pytest.fixture(scope="module")
+def few_labels():
+    """Digits with a fifth of their labels, all labels, and a model of them."""
+    X, y = load_digits(return_X_y=True)
+    few = np.where(np.arange(len(y)) % 5, -1, y)
+    return narrows.SemiSupervisedAdversarialAutoencoder(epochs=40, seed=0).fit(X, few), X, few, y
+
+
+def test_known_labels_have_their_gaussians_and_the_unknown_follow(few_labels):
+    model, X, few, y = few_labels
+    known = few >= 0
+    assert (model.predict(X[known]) == y[known]).mean() > 0.95
+    assert (model.predict(X[~known]) == y[~known]).mean() > 0.7
+    np.testing.assert_allclose(model.predict_proba(X[:50]).sum(1), 1, rtol=1e-5)
+    judge = LogisticRegression(max_iter=1000).fit(X / 16, y)
+    wanted = np.repeat(model.classes_, 20)
+    drawn = model.sample(200, condition=wanted)
+    assert (judge.predict(drawn / 16) == wanted).mean() > 0.85
+    with pytest.raises(ParameterError, match="knows no labels"):
+        model.sample(3, condition=1, density=True)
+
+
+def test_the_critic_is_told_the_label_or_that_it_is_unknown(few_labels):
+    model, X, few, _ = few_labels
+    x, _ = model.modality_.encode(X[:40])
+    condition, known = model.modality_.conditions(X[:40], few[:40])
+    batch = Batch(x, x, condition=condition, known=known)
+    z = model.net_.latent.mean(model.net_.eval().encode(batch)[0])
+    told = model._judged(z, batch)
+    torch.testing.assert_close(told[:, :2], z)
+    for row, label in zip(told[:, 2:], few[:40], strict=True):
+        assert row.tolist() == [float(i == (label if label >= 0 else 10)) for i in range(11)]
+    torch.manual_seed(0)
+    draws = torch.stack([model._draw_for(batch) for _ in range(200)])
+    centres = model.net_.latent.prior().components.mean
+    nearest = torch.cdist(draws, centres).argmin(-1)
+    held = torch.as_tensor(few[:40] >= 0)
+    assert (nearest[:, held] == torch.as_tensor(few[:40])[held]).float().mean() > 0.95
+    frequent = torch.bincount(nearest[:, ~held].flatten(), minlength=10) / (200 * (~held).sum())
+    torch.testing.assert_close(
+        frequent, torch.tensor(model.modality_.condition.shares), atol=0.02, rtol=0
+    )
+    step = model.net_(batch)
+    log_p = DiagonalGaussian(centres, torch.full_like(centres, 2 * log(0.3)))
+    every = log_p.log_prob(z[:, None]) + torch.tensor(model.modality_.condition.shares).log()
+    missed = torch.nn.functional.cross_entropy(
+        every[held], torch.as_tensor(few[:40])[held].long(), reduction="none"
+    )
+    found = model.objective(step)["label"]
+    torch.testing.assert_close(found[held], 10 / model.modality_.condition.labelled * missed)
+    assert not found[~held].any()
+
+
+@pytest.mark.parametrize(
+    ("y", "message"), [(None, "requires y"), (np.ones((64, 2)), "one label a sample")]
+)
+def test_labels_are_asked_for(y, message, digits):
+    with pytest.raises(DataError, match=message):
+        narrows.SemiSupervisedAdversarialAutoencoder().fit(digits[:64], y)
 
 
 def test_encoder_and_decoder_of_a_vaegan_pay_what_the_paper_says(digits):

@@ -25,6 +25,7 @@ from narrows.models.regularized import (
     WassersteinAutoencoder,
 )
 from narrows.models.residual import ResidualAutoencoder
+from narrows.models.semisupervised import SemiSupervisedAdversarialAutoencoder
 from narrows.models.sparse import TopKAutoencoder
 from narrows.models.spherical import SphericalVAE
 from narrows.models.stacked import StackedAutoencoder
@@ -56,6 +57,7 @@ __all__ = [
     "RegularizedAutoencoder",
     "ResidualAutoencoder",
     "ResidualVQVAE",
+    "SemiSupervisedAdversarialAutoencoder",
     "SimVQ",
     "SparseAutoencoder",
     "SphericalVAE",

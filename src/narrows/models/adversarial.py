@@ -19,7 +19,11 @@ from narrows.parts.latents import Distribution, Gaussian
 from narrows.parts.likelihoods import Gaussian as Normal
 from narrows.parts.matched import Matched
 
-__all__ = ["VAEGAN", "AdversarialAutoencoder", "FactorVAE"]
+__all__ = [
+    "VAEGAN",
+    "AdversarialAutoencoder",
+    "FactorVAE",
+]
 
 
 class FollowedCritic(Critic, Running):
@@ -131,7 +135,44 @@ class FactorVAE(_Adversarial):
         yield self._detect(step.z, permute_dims(step.z))
 
 
-class AdversarialAutoencoder(_Adversarial):
+class _Matching(_Adversarial):
+    """Base of the models whose critic holds the codes to a prior.
+
+    Args:
+        adversarial: weight of what the encoder pays for codes that the critic detects.
+    """
+
+    adversarial: NonNegative = 100.0
+
+    def build(self, modality: Modality) -> Net:
+        """Add a critic of codes."""
+        net = super().build(modality)
+        net.critic = self._new_critic((self.latent_dim,))
+        return net
+
+    def objective(self, step: Step) -> Terms:
+        """Add the price of codes that the critic detects."""
+        price = self.adversarial * deception(self._critic(self._judged(step.z, step.batch)))
+        return super().objective(step) | {"adversarial": price}
+
+    def losses(self, batch: Batch) -> Iterator[Move]:
+        """Let the autoencoder move, then the critic on the same codes and draws of the prior."""
+        step = self.net_(batch)
+        yield Move("autoencoder", self.objective(step), step)
+        drawn = self._judged(self._draw_for(batch), batch)
+        yield self._detect(drawn, self._judged(step.z, batch))
+
+    def _judged(self, z: Tensor, batch: Batch) -> Tensor:
+        """Return what the critic sees of codes."""
+        del batch
+        return z
+
+    def _draw_for(self, batch: Batch) -> Tensor:
+        """Draw a code of the prior for each sample."""
+        return self._draw(len(batch))
+
+
+class AdversarialAutoencoder(_Matching):
     """A critic holds the distribution of deterministic codes to a prior, which then generates.
 
     -log p(x | z) - adversarial * log D(z) with z = f(x)
@@ -145,7 +186,6 @@ class AdversarialAutoencoder(_Adversarial):
         prior: "normal" is N(0, I), "mixture" sets Gaussians on a circle, "uniform" is a box; the
             last two have about the normal's scale.
         components: how many Gaussians the mixture has.
-        adversarial: weight of what the encoder pays for codes that the critic detects.
 
     References:
         Adversarial Autoencoders (Makhzani et al., 2015), https://arxiv.org/abs/1511.05644
@@ -159,7 +199,6 @@ class AdversarialAutoencoder(_Adversarial):
 
     prior: Literal["normal", "mixture", "uniform"] = "normal"
     components: Count = 10
-    adversarial: NonNegative = 100.0
 
     def latent(self) -> Matched:
         """Return a point code with the prior."""
@@ -169,23 +208,6 @@ class AdversarialAutoencoder(_Adversarial):
                 "prior='mixture'. Leave it at 10."
             )
         return Matched(self.latent_dim, self.prior, self.components)
-
-    def build(self, modality: Modality) -> Net:
-        """Add a critic of codes."""
-        net = super().build(modality)
-        net.critic = self._new_critic((self.latent_dim,))
-        return net
-
-    def objective(self, step: Step) -> Terms:
-        """Add the price of codes that the critic detects."""
-        price = self.adversarial * deception(self._critic(step.z))
-        return super().objective(step) | {"adversarial": price}
-
-    def losses(self, batch: Batch) -> Iterator[Move]:
-        """Let the autoencoder move, then the critic on the same codes and draws of the prior."""
-        step = self.net_(batch)
-        yield Move("autoencoder", self.objective(step), step)
-        yield self._detect(self._draw(len(batch)), step.z)
 
 
 class Features(Running):

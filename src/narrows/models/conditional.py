@@ -10,7 +10,8 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from narrows.data.conditions import Labels, Numbers, describe_condition
+from narrows.base import BaseAutoencoder
+from narrows.data.conditions import Condition, Labels, Numbers, describe_condition
 from narrows.data.modalities import Modality, Table
 from narrows.data.sources import Batch, InMemory
 from narrows.errors import DataError, ParameterError
@@ -26,7 +27,50 @@ EXAMPLES = 256
 """Training conditions that are kept, for `sample` to draw from."""
 
 
-class ConditionalVAE(VAE):
+class _Labelled(BaseAutoencoder):
+    """Base of the models that may be fitted to labels, and then predict them."""
+
+    @property
+    def classes_(self) -> NDArray[Any]:
+        """The labels that `fit` saw, sorted."""
+        return np.array(self._labels().values)
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the most probable label of each sample."""
+        labels: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(1)]
+        return labels
+
+    def predict_proba(self, X: Any) -> NDArray[np.float32]:
+        """Return q(y | x) ``(n, labels)``, in the order of `classes_`."""
+        self._labels()
+        return self._map(X, lambda batch: self._logits(batch).softmax(1)).numpy()
+
+    def _logits(self, batch: Batch) -> Tensor:
+        """Return the logits of q(y | x)."""
+        raise NotImplementedError
+
+    def _described(self, y: Any) -> Condition:
+        if y is None:
+            raise DataError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None. Give "
+                "its labels or numbers; see its documentation."
+            )
+        return describe_condition(y)
+
+    def _labels(self) -> Labels:
+        check_is_fitted(self)
+        if not isinstance(self.modality_.condition, Labels):
+            raise ParameterError(
+                f"This {type(self).__name__} was fitted to numbers: it has no labels."
+            )
+        return self.modality_.condition
+
+    def _drawn(self, n: int) -> Tensor:
+        shares = torch.tensor(self._labels().shares)
+        return torch.eye(len(shares))[shares.multinomial(n, replacement=True)]
+
+
+class ConditionalVAE(_Labelled, VAE):
     """Encoder and decoder are told labels or numbers, so that the code holds what they leave open.
 
     E[-log p(x | z, y)] + beta * KL(q(z | x, y) || N(0, I)) - alpha * log q(y | x)
@@ -64,32 +108,11 @@ class ConditionalVAE(VAE):
     alpha: Positive = 10.0
     condition: tuple[str, ...] | None = None
 
-    @property
-    def classes_(self) -> NDArray[Any]:
-        """The labels that `fit` saw, sorted."""
-        return np.array(self._labels().values)
-
-    def predict(self, X: Any) -> NDArray[Any]:
-        """Return the most probable label of each sample."""
-        labels: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(1)]
-        return labels
-
-    def predict_proba(self, X: Any) -> NDArray[np.float32]:
-        """Return q(y | x) ``(n, labels)``, in the order of `classes_`."""
-        self._labels()
-        classifier = self.net_.get_submodule("classifier")
-        return self._map(X, lambda batch: classifier(batch).softmax(1)).numpy()
-
     def describe(self, X: Any, y: Any) -> Modality:
         """Note what the condition is."""
         modality = super().describe(X, y)
         if self.condition is None:
-            if y is None:
-                raise DataError(
-                    "ConditionalVAE requires y to be passed, but the target y is None. Give "
-                    "labels or numbers, or name columns of a data frame with condition=."
-                )
-            return replace(modality, condition=describe_condition(y))
+            return replace(modality, condition=self._described(y))
         names = modality.columns if isinstance(modality, Table) else ()
         missing = [name for name in self.condition if name not in names]
         if missing or not 0 < len(set(self.condition)) < len(names):
@@ -132,16 +155,13 @@ class ConditionalVAE(VAE):
             terms["classifier"] = self.alpha * terms["classifier"]
         return terms
 
-    def _labels(self) -> Labels:
-        check_is_fitted(self)
-        if not isinstance(self.modality_.condition, Labels):
-            raise ParameterError("This ConditionalVAE was fitted to numbers: it has no labels.")
-        return self.modality_.condition
+    def _logits(self, batch: Batch) -> Tensor:
+        logits: Tensor = self.net_.get_submodule("classifier")(batch)
+        return logits
 
     def _drawn(self, n: int) -> Tensor:
         if isinstance(self.modality_.condition, Labels):
-            shares = torch.tensor(self.modality_.condition.shares)
-            return torch.eye(len(shares))[shares.multinomial(n, replacement=True)]
+            return super()._drawn(n)
         return self.net_.get_buffer("examples").cpu()[torch.randint(EXAMPLES, (n,))]
 
     def _decode(

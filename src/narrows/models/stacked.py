@@ -92,7 +92,7 @@ class StackedAutoencoder(Autoencoder):
     noise: NonNegative = 0.3
 
     def build(self, modality: Modality) -> Net:
-        """Refuse a net of one layer, and a corruption that would not be done."""
+        """Refuse a net of one layer, and what could not act."""
         if self.corruption is None and self.noise != self.defaults()["noise"]:
             raise ParameterError(
                 "The 'noise' parameter of StackedAutoencoder has no effect without a corruption. "
@@ -104,6 +104,8 @@ class StackedAutoencoder(Autoencoder):
                 "pretraining=0: it is done to the input of layers that learn alone. Leave it at "
                 "None, or use DenoisingAutoencoder."
             )
+        reason = "starts a whole net at its best linear code, which layers learn here one by one"
+        self.refuse_set(["linear_path"], reason)
         net = super().build(modality)
         if len(pairs(net.encoder, net.decoder)) == 1:
             raise ParameterError(

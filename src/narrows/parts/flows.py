@@ -77,7 +77,7 @@ class IAF(nn.Module):
         total = torch.zeros_like(z[:, 0])
         for step in self.steps:
             shift, gate = step(z, context).chunk(2, 1)
-            z = torch.lerp(shift, z, torch.sigmoid(gate + GATE)).flip(1)
+            z = (shift + (z - shift) * torch.sigmoid(gate + GATE)).flip(1)
             total = total + F.logsigmoid(gate + GATE).sum(1)
         return z, total
 

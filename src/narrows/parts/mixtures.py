@@ -24,7 +24,11 @@ class GaussianMixture:
 
     def sample(self, n: int) -> Tensor:
         """Draw n codes; the noise is the same on any device."""
+        return self.given(torch.randint(len(self.components.mean), (n,)))
+
+    def given(self, rows: Tensor) -> Tensor:
+        """Draw a code of each of these components, ``(n,)``."""
         mean, logvar = self.components.mean, self.components.logvar
-        rows = torch.randint(len(mean), (n,)).to(mean.device)
+        rows, n = rows.to(mean.device), len(rows)
         noise = torch.randn(n, mean.shape[1], dtype=mean.dtype).to(mean.device)
         return DiagonalGaussian(mean[rows], logvar[rows]).rsample(noise)
