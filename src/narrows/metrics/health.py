@@ -14,7 +14,9 @@ __all__ = [
     "active_units",
     "book_usage",
     "dead_latents",
+    "dependence",
     "diagnose",
+    "fit_of_prior",
     "worth_of_code",
 ]
 
@@ -194,6 +196,41 @@ def worth_of_code(share: float, free: bool, least: float = 0.05) -> Finding:
     else:
         return Finding("worth of the code", "good", f"The code is of use: {carried}.")
     return Finding("worth of the code", "problem", text, remedy)
+
+
+def dependence(codes: Array) -> float:
+    """Return the total correlation of a normal with the codes' correlations, in nats.
+
+    What independent units would show in so few samples, about d (d - 1) / 4n, is taken off.
+
+    Args:
+        codes: ``(samples, units)``.
+    """
+    varying = codes[:, codes.std(0) > 1e-6].astype(np.float64)
+    n, d = varying.shape
+    if d < 2 or n <= d:
+        return 0.0
+    found = -0.5 * float(np.linalg.slogdet(np.corrcoef(varying.T))[1])
+    return max(0.0, float(found - d * (d - 1) / (4 * n)))
+
+
+def fit_of_prior(codes: Array, most: float = 1.0) -> Finding:
+    """Return the finding on how well independent normal units stand for the codes.
+
+    Args:
+        codes: posterior means, ``(samples, units)``.
+        most: dependence of the units, in nats, up to which they do.
+    """
+    nats = dependence(codes)
+    text = f"The units of the code depend on one another by {nats:.1f} nats"
+    if nats <= most:
+        return Finding("prior", "good", f"{text}: the prior stands for the codes.")
+    return Finding(
+        "prior",
+        "notice",
+        f"{text}, of which the prior knows nothing: its samples will look less like the data.",
+        "Sample with density=True, train longer, or use VampPriorVAE or FlowVAE.",
+    )
 
 
 def _units(active: NDArray[np.bool_], variational: bool) -> Finding:

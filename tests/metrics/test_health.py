@@ -1,0 +1,28 @@
+"""What the codes say about a training, against closed forms."""
+
+import numpy as np
+import pytest
+
+from narrows.metrics.health import dependence, fit_of_prior
+
+
+def test_dependence_is_the_total_correlation_of_a_normal():
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((20_000, 3)).astype(np.float32)
+    assert dependence(z) < 1e-3
+    z[:, 1] = 0.8 * z[:, 0] + 0.6 * z[:, 1]
+    assert dependence(3 * z + 1) == pytest.approx(-0.5 * np.log(1 - 0.8**2), rel=0.03)
+    assert dependence(np.c_[z, np.zeros(len(z))]) == pytest.approx(dependence(z))  # silent unit
+    few = [dependence(rng.standard_normal((100, 20))) for _ in range(20)]
+    assert np.mean(few) < 0.3  # 0.95 without the correction
+    assert dependence(z[:2]) == 0
+
+
+def test_a_prior_that_does_not_know_the_codes_is_named():
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((1000, 4))
+    assert fit_of_prior(z).level == "good"
+    z[:, 1:] += 3 * z[:, :1]
+    found = fit_of_prior(z)
+    assert found.level == "notice"
+    assert "density=True" in found.remedy
