@@ -20,6 +20,7 @@ from narrows.data.sources import Batch, InMemory
 from narrows.density import CodePrior, Mixture
 from narrows.errors import DataError, ParameterError
 from narrows.fitting import (
+    SLICE,
     FitOptions,
     assemble,
     check_options,
@@ -45,8 +46,6 @@ Codes = NDArray[Any]
 """Codes as they are remembered: float32, or the integers of discrete ones."""
 MODELS: dict[str, type["BaseAutoencoder"]] = {}
 """Every estimator by its class name."""
-SLICE = 1024
-"""Samples that pass through the net at once after training."""
 EVEN = 16
 """Samples pass in multiples of so many: products of few rows, and what is left over of a vector
 register, are rounded in another way, and a row's result would depend on its neighbours."""

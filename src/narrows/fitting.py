@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
 
 __all__ = [
+    "SLICE",
     "FitOptions",
     "assemble",
     "check_options",
@@ -43,7 +44,7 @@ Weights = NDArray[np.float32]
 STEPS = 8000
 """What epochs="auto" aims at, within 10 to 100 epochs."""
 SLICE = 1024
-"""Samples that pass through the encoder at once before training."""
+"""Samples that pass through a net at once before and after training."""
 QUIET = 0.1
 """What the decoder's last weights start with of their usual size where it puts out logs."""
 NONLINEAR = "needs a code that can be a linear map of x: continuous, without an activation"
