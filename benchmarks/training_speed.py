@@ -186,7 +186,7 @@ def main() -> None:
     arguments = parser.parse_args()
     record = Record("training_speed", "Training speed beside the tutorial's loop")
     record(
-        f"{arguments.pairs} pairs of {EPOCHS} epochs, medians; both loops on as many threads.\n"
+        f"{arguments.pairs} pairs of {EPOCHS} epochs, medians; all loops on as many threads.\n"
     )
     head = (
         "workload",
