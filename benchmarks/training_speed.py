@@ -185,9 +185,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     arguments = parser.parse_args()
     record = Record("training_speed", "Training speed beside the tutorial's loop")
-    record(
-        f"{arguments.pairs} pairs of {EPOCHS} epochs, medians; all loops on as many threads.\n"
-    )
+    record(f"{arguments.pairs} pairs of {EPOCHS} epochs, medians; all loops on as many threads.\n")
     head = (
         "workload",
         "threads",
