@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -32,6 +33,20 @@ def fashion_labels(part: str) -> np.ndarray:
     """Return the garments' classes of a part, ``(n,)`` uint8."""
     path = data_folder() / "fashion_mnist" / f"{part}-labels-idx1-ubyte.gz"
     return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=8)
+
+
+def kodak_patches() -> tuple[np.ndarray, np.ndarray]:
+    """Return the 32 × 32 patches of 20 Kodak photographs, and of the other 4, uint8."""
+    paths = sorted((data_folder() / "kodak24").glob("*.png"))
+    pictures = [np.asarray(Image.open(path)).astype(np.uint8) for path in paths]
+    cut = [
+        picture[i : i + 32, j : j + 32]
+        for picture in pictures
+        for i in range(0, picture.shape[0] - 31, 32)
+        for j in range(0, picture.shape[1] - 31, 32)
+    ]
+    edge = len(cut) * 20 // 24
+    return np.stack(cut[:edge]), np.stack(cut[edge:])
 
 
 def machine() -> str:

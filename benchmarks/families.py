@@ -41,7 +41,7 @@ CACHE = Path(__file__).parent / ".cache" / "families"
 OTHER = {"ComposedAutoencoder", "LinearAutoencoder"}
 """Not families of their own: the grid of the parts, and PCA's equal."""
 DISCRETE = {"BinaryAutoencoder", "CategoricalVAE", "FSQVAE", "HierarchicalVQVAE"}
-DISCRETE |= {"ResidualVQVAE", "SimVQVAE", "SimVQ", "VQVAE"}
+DISCRETE |= {"ResidualVQVAE", "SimVQ", "VQVAE"}
 OWN: dict[str, dict[str, Any]] = {"TopKAutoencoder": {"latent_dim": 512}}
 """Fields without which a family would not be what it is."""
 

@@ -13,8 +13,7 @@ import time
 from typing import Any, NamedTuple
 
 import numpy as np
-from _common import Record, data_folder, fashion_mnist
-from PIL import Image
+from _common import Record, data_folder, fashion_mnist, kodak_patches
 from sklearn import datasets
 
 from narrows import VAE, Autoencoder, BaseAutoencoder
@@ -60,18 +59,8 @@ def fashion(architecture: str, **options: Any) -> Task:
 
 def kodak() -> Task:
     """Return a third of the 32 × 32 patches of 20 Kodak photographs, and of the other 4."""
-    pictures = [
-        np.asarray(Image.open(path)).astype(np.uint8)
-        for path in sorted((data_folder() / "kodak24").glob("*.png"))
-    ]
-    cut = [
-        picture[i : i + 32, j : j + 32]
-        for picture in pictures
-        for i in range(0, picture.shape[0] - 31, 32)
-        for j in range(0, picture.shape[1] - 31, 32)
-    ]
-    X, edge = np.stack(cut), len(cut) * 20 // 24
-    return Task(X[:edge:3], X[edge:], {"latent_dim": 64, "epochs": 20}, 1, (Autoencoder,))
+    train, test = kodak_patches()
+    return Task(train[::3], test, {"latent_dim": 64, "epochs": 20}, 1, (Autoencoder,))
 
 
 TASKS = {

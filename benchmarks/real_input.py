@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import Record, data_folder, fashion_mnist
+from _common import Record, data_folder, fashion_mnist, kodak_patches
 from PIL import Image
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import roc_auc_score
@@ -78,19 +78,8 @@ def shuttle(row: Row) -> None:
 
 def kodak(row: Row) -> None:
     """32 × 32 patches of 20 Kodak photographs for training, of the other 4 for testing."""
-    patches = [
-        np.asarray(Image.open(path)).astype(np.uint8)
-        for path in sorted((data_folder() / "kodak24").glob("*.png"))
-    ]
-    cut = [
-        image[i : i + 32, j : j + 32]
-        for image in patches
-        for i in range(0, image.shape[0] - 31, 32)
-        for j in range(0, image.shape[1] - 31, 32)
-    ]
-    X = np.stack(cut)
-    edge = len(X) * 20 // 24
-    compare(row, "Kodak patches 32 × 32 × 3, conv", Autoencoder(latent_dim=64), X[:edge], X[edge:])
+    model = Autoencoder(latent_dim=64)
+    compare(row, "Kodak patches 32 × 32 × 3, conv", model, *kodak_patches())
 
 
 TASKS: dict[str, Callable[[Row], None]] = {

@@ -434,7 +434,7 @@ def importance_sampled(model, X, draws):
     logs = []
     for _ in range(draws):
         z = q.rsample()
-        nll = net.likelihood.nll(net.decoder(net.latent.seen(z)), x, mask)
+        nll = net.likelihood.nll(net.decoded(z), x, mask)
         logs.append(p.log_prob(z) - q.log_prob(z) - nll)
     return (torch.logsumexp(torch.stack(logs), 0) - np.log(draws)).numpy()
 

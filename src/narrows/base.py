@@ -29,9 +29,9 @@ from narrows.fitting import (
     start_latent,
     start_output,
 )
-from narrows.metrics.health import Diagnosis, book_usage, diagnose
+from narrows.metrics.health import Diagnosis, book_usage, diagnose, fit_of_prior
 from narrows.net import Move, Net, Player, Stage, Step, Terms, forms, outline
-from narrows.parts.latents import Distribution, Latent
+from narrows.parts.latents import DiagonalGaussian, Distribution, Latent
 from narrows.parts.principal import start_path
 from narrows.progress import Display
 from narrows.runtime import choose_threads, resolve_device, seeded, threads
@@ -312,7 +312,9 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         """Return what training did to the code and the losses, as findings in plain sentences."""
         check_is_fitted(self)
         if not (categories := self.net_.latent.categories):
-            return diagnose(self.history_, self.codes_, self.unit_kl_)
+            found = diagnose(self.history_, self.codes_, self.unit_kl_)
+            normal = isinstance(self.net_.latent.prior(), DiagonalGaussian)
+            return found.having(fit_of_prior(self.codes_)) if normal else found
         codes = self._unpacked(torch.from_numpy(self.codes_)).flatten(1).numpy()
         usage = book_usage(self.codes_, self.net_.latent.books, categories)
         return diagnose(self.history_, codes, usage=usage)
@@ -535,8 +537,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         finish = likelihood.sample if noise else likelihood.mean
         given = [codes] if condition is None else [codes, condition]
         parts = zip(*(tensor.to(device).split(SLICE) for tensor in given), strict=True)
-        seen = self.net_.latent.seen
-        outs = [finish(self.net_.decoder(seen(z), None, *context)) for z, *context in parts]
+        outs = [finish(self.net_.decoded(z, None, *context)) for z, *context in parts]
         return torch.cat(outs).float().cpu()
 
     def _device(self) -> torch.device:

@@ -91,7 +91,7 @@ class Net(nn.Module):
     ) -> Step:
         """Go on from h to the end of the pass."""
         z, charges = self.latent(h, noise)
-        out = self.decoder(self.latent.seen(z), batch, *context)
+        out = self.decoded(z, batch, *context)
         nll = self.likelihood.nll(out, batch.target, batch.mask)
         return Step(batch, h, self.latent.posterior(h), z, out, nll, charges, self.progress)
 
@@ -117,9 +117,14 @@ class Net(nn.Module):
         """Return x -> deterministic code for the step's batch, to be differentiated."""
         return lambda x: self.code(replace(step.batch, x=x))
 
+    def decoded(self, z: Tensor, batch: Batch | None = None, *context: Any) -> Tensor:
+        """Return what the decoder puts out for codes, with the context that it needs."""
+        out: Tensor = self.decoder(self.latent.seen(z), batch, *context)
+        return out
+
     def decode(self, z: Tensor) -> Tensor:
         """Return E[x | z] for bare codes."""
-        return self.likelihood.mean(self.decoder(self.latent.seen(z)))
+        return self.likelihood.mean(self.decoded(z))
 
     def elbo(self, batch: Batch, noise: Tensor | None) -> Tensor:
         """Return the bound on log p(x) in nats, ``(batch,)``: -nll - kl, in expectation over z.

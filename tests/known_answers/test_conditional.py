@@ -289,7 +289,7 @@ def test_text_labels_are_saved(tmp_path):
 @pytest.mark.parametrize(
     ("y", "sentence"),
     [
-        (None, "requires y to be passed"),
+        (None, "requires y to be passed.* name columns of a data frame"),
         (np.full(60, -1), "y holds no label"),
         (np.arange(59) % 2, "There are 59 labels for 60 samples"),
         (np.linspace(0, 1, 60), "which is no label"),

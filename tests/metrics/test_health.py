@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_iris
 
+import narrows
 from narrows.metrics.health import dependence, fit_of_prior
 
 
@@ -26,3 +28,20 @@ def test_a_prior_that_does_not_know_the_codes_is_named():
     found = fit_of_prior(z)
     assert found.level == "notice"
     assert "density=True" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("cls", "named"),
+    [
+        (narrows.VAE, True),
+        (narrows.FactorVAE, True),
+        (narrows.AdversarialAutoencoder, True),
+        (narrows.Autoencoder, False),  # no prior
+        (narrows.VampPriorVAE, False),  # no independent units
+        (narrows.HierarchicalVAE, False),
+        (narrows.VQVAE, False),
+    ],
+)
+def test_models_with_an_independent_normal_prior_say_whether_it_fits(cls, named):
+    model = cls(epochs=1).fit(load_iris().data)
+    assert any(finding.name == "prior" for finding in model.diagnose().findings) is named

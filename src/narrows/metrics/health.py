@@ -210,8 +210,8 @@ def dependence(codes: Array) -> float:
     n, d = varying.shape
     if d < 2 or n <= d:
         return 0.0
-    found = -0.5 * float(np.linalg.slogdet(np.corrcoef(varying.T))[1])
-    return max(0.0, float(found - d * (d - 1) / (4 * n)))
+    volume = np.linalg.slogdet(np.corrcoef(varying.T)).logabsdet
+    return max(0.0, float(-0.5 * volume - d * (d - 1) / (4 * n)))
 
 
 def fit_of_prior(codes: Array, most: float = 1.0) -> Finding:
@@ -229,7 +229,7 @@ def fit_of_prior(codes: Array, most: float = 1.0) -> Finding:
         "prior",
         "notice",
         f"{text}, of which the prior knows nothing: its samples will look less like the data.",
-        "Sample with density=True, train longer, or use VampPriorVAE or FlowVAE.",
+        "Sample with density=True, or use VampPriorVAE, whose prior learns.",
     )
 
 

@@ -19,11 +19,7 @@ from narrows.parts.latents import Distribution, Gaussian
 from narrows.parts.likelihoods import Gaussian as Normal
 from narrows.parts.matched import Matched
 
-__all__ = [
-    "VAEGAN",
-    "AdversarialAutoencoder",
-    "FactorVAE",
-]
+__all__ = ["VAEGAN", "AdversarialAutoencoder", "FactorVAE"]
 
 
 class FollowedCritic(Critic, Running):
@@ -144,12 +140,6 @@ class _Matching(_Adversarial):
 
     adversarial: NonNegative = 100.0
 
-    def build(self, modality: Modality) -> Net:
-        """Add a critic of codes."""
-        net = super().build(modality)
-        net.critic = self._new_critic((self.latent_dim,))
-        return net
-
     def objective(self, step: Step) -> Terms:
         """Add the price of codes that the critic detects."""
         price = self.adversarial * deception(self._critic(self._judged(step.z, step.batch)))
@@ -208,6 +198,12 @@ class AdversarialAutoencoder(_Matching):
                 "prior='mixture'. Leave it at 10."
             )
         return Matched(self.latent_dim, self.prior, self.components)
+
+    def build(self, modality: Modality) -> Net:
+        """Add a critic of codes."""
+        net = super().build(modality)
+        net.critic = self._new_critic((self.latent_dim,))
+        return net
 
 
 class Features(Running):

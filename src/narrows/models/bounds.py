@@ -137,11 +137,11 @@ class ImportanceNet(Net):
         z, kl = self.latent.draw(repeated, noise)
         if self.doubly:
             with torch.no_grad():
-                out = self.decoder(self.latent.seen(z), many, *context)
+                out = self.decoded(z, many, *context)
                 nll = self.likelihood.nll(out, many.target, many.mask)
                 weights = importance_weights((-nll - kl).view(codes, -1), self.particles)
             z, kl = self._doubly_reparametrise(repeated, z, weights.view(-1, 1) * self.repeats)
-        out = self.decoder(self.latent.seen(z), many, *context)
+        out = self.decoded(z, many, *context)
         nll = self.likelihood.nll(out, many.target, many.mask).view(codes, -1)
         charges = {"kl": kl.view(codes, -1)}
         q = self.latent.posterior(h)
@@ -212,7 +212,7 @@ def log_likelihood(net: Net, batch: Batch, draws: int) -> Tensor:
     total = torch.full_like(h.flatten(1)[:, 0], -torch.inf)
     for _ in range(draws):
         z, kl = net.latent.draw(h, net.latent.noise(len(h)).to(h))
-        out = net.decoder(net.latent.seen(z), batch, *context)
+        out = net.decoded(z, batch, *context)
         nll = net.likelihood.nll(out, batch.target, batch.mask)
         total = torch.logaddexp(total, -nll - kl)
     return total - log(draws)

@@ -49,11 +49,12 @@ class _Labelled(BaseAutoencoder):
         """Return the logits of q(y | x)."""
         raise NotImplementedError
 
-    def _described(self, y: Any) -> Condition:
+    def _described(self, y: Any, wanted: str) -> Condition:
+        """Note what y holds; without it, say what was wanted."""
         if y is None:
             raise DataError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None. Give "
-                "its labels or numbers; see its documentation."
+                f"{wanted}."
             )
         return describe_condition(y)
 
@@ -112,7 +113,8 @@ class ConditionalVAE(_Labelled, VAE):
         """Note what the condition is."""
         modality = super().describe(X, y)
         if self.condition is None:
-            return replace(modality, condition=self._described(y))
+            wanted = "labels or numbers, or name columns of a data frame with condition="
+            return replace(modality, condition=self._described(y, wanted))
         names = modality.columns if isinstance(modality, Table) else ()
         missing = [name for name in self.condition if name not in names]
         if missing or not 0 < len(set(self.condition)) < len(names):

@@ -60,7 +60,7 @@ class SemiSupervisedAdversarialAutoencoder(_Labelled, _Matching):
 
     def describe(self, X: Any, y: Any) -> Modality:
         """Note the labels."""
-        modality, labels = super().describe(X, y), self._described(y)
+        modality, labels = super().describe(X, y), self._described(y, "labels")
         if not isinstance(labels, Labels):
             raise DataError(
                 "SemiSupervisedAdversarialAutoencoder takes one label a sample as y, (n,). Got "
@@ -83,36 +83,27 @@ class SemiSupervisedAdversarialAutoencoder(_Labelled, _Matching):
 
     def objective(self, step: Step) -> Terms:
         """Add the price of codes outside the Gaussians of their labels."""
-        known: Tensor = step.batch.condition  # type: ignore[assignment]
-        missed = -(known * self._log_shares(step.z).log_softmax(1)).sum(1)
+        missed = -(_hot(step.batch) * self._log_shares(step.z).log_softmax(1)).sum(1)
         labels: Labels = self.modality_.condition  # type: ignore[assignment]
         return super().objective(step) | {"label": self.alpha / labels.labelled * missed}
 
     def _judged(self, z: Tensor, batch: Batch) -> Tensor:
-        label: Tensor = batch.condition  # type: ignore[assignment]
+        label = _hot(batch)
         return torch.cat([z, label, 1 - label.sum(1, keepdim=True)], 1)
 
     def _draw_for(self, batch: Batch) -> Tensor:
-        label: Tensor = batch.condition  # type: ignore[assignment]
+        label = _hot(batch)
         anyone = self.net_.get_buffer("shares").multinomial(len(batch), replacement=True)
         return self._mixture.given(torch.where(label.sum(1) > 0, label.argmax(1), anyone))
 
-    def sample(
-        self,
-        n: int = 1,
-        *,
-        condition: Any = None,
-        seed: int | None = 0,
-        density: bool | None = None,
-        noise: bool = False,
-    ) -> Any:
+    def sample(self, n: int = 1, *, condition: Any = None, **options: Any) -> Any:
         """Return n new samples; see `BaseAutoencoder.sample`. A fitted density knows no labels."""
-        if density and condition is not None:
+        if condition is not None and options.get("density"):
             raise ParameterError(
                 "density=True draws codes from a density that knows no labels. Leave `condition` "
                 "at None, or `density`."
             )
-        return super().sample(n, condition=condition, seed=seed, density=density, noise=noise)
+        return super().sample(n, condition=condition, **options)
 
     def _prior_codes(self, prior: Distribution, n: int, wanted: Tensor | None) -> Tensor:
         del prior, n
@@ -141,6 +132,12 @@ class SemiSupervisedAdversarialAutoencoder(_Labelled, _Matching):
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         return tags
+
+
+def _hot(batch: Batch) -> Tensor:
+    """Return one-hot labels, all zero where they are unknown."""
+    label: Tensor = batch.condition  # type: ignore[assignment]
+    return label
 
 
 class Unconditioned(Net):

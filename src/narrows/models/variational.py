@@ -10,7 +10,6 @@ from narrows.base import BaseAutoencoder
 from narrows.data.modalities import Modality
 from narrows.errors import ParameterError
 from narrows.fields import Count, NonNegative, OneOf, Positive
-from narrows.metrics.health import Diagnosis, fit_of_prior
 from narrows.net import Net, Running, Step, Terms
 from narrows.parts.divergences import floored_kl
 from narrows.parts.latents import Gaussian
@@ -115,12 +114,6 @@ class VAE(BaseAutoencoder):
         if self.kl_schedule == "constant" or not self.net_.training:
             return 1.0
         return risen(self.kl_schedule, step.progress, self.kl_warmup, self.kl_cycles)
-
-    def diagnose(self) -> Diagnosis:
-        """Add whether the prior stands for the codes, where its units are independent normals."""
-        found = super().diagnose()
-        plain = type(self.net_.latent) is Gaussian
-        return found.having(fit_of_prior(self.codes_)) if plain else found
 
     def _refuse_idle(self) -> None:
         """Refuse fields that mean nothing beside each other."""
