@@ -475,10 +475,10 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         """Apply a function of a batch to all samples of X."""
         check_is_fitted(self)
         array = self.modality_.read(X, type(self).__name__)
-        x, mask = self.modality_.encode(array)
+        x, mask, lengths = self.modality_.encode(array)
         condition, known = self.modality_.conditions(array, y)
         target = self.modality_.target(array)
-        source = InMemory(x, mask, condition=condition, known=known, target=target)
+        source = InMemory(x, mask, None, condition, known, target, lengths)
         return self._slices(source, function, torch.arange(len(x)))
 
     def _wanted(self, condition: Any, n: int) -> Tensor | None:

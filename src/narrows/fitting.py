@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from narrows.data.modalities import Modality
 from narrows.data.scaling import Range
 from narrows.data.sources import InMemory
-from narrows.data.splits import split
 from narrows.errors import DataError, ParameterError, nearest
 from narrows.fields import UnknownParameterError
 from narrows.net import Net
@@ -121,7 +120,7 @@ def sources(
             "validation_split='last'."
         )
     fraction = 0.0 if validation is not None else fraction
-    train, rest = split(len(array), fraction, model.validation_split, seed, groups)
+    train, rest = known.split(array, fraction, model.validation_split, seed, groups)
     if weight is not None:  # a weight of zero leaves a sample out
         train, rest = (rows[weight[rows] > 0] for rows in (train, rest))
     if not len(train):
@@ -158,7 +157,7 @@ def _source(
     rows: NDArray[np.intp],
 ) -> InMemory:
     target = modality.target(array[rows])
-    x, mask = modality.encode(array[rows])
+    x, mask, lengths = modality.encode(array[rows])
     unit = LIKELIHOODS[model.likelihood].support == "unit"
     if unit and not 0 <= x.min() <= x.max() <= 1 + 1e-6:
         if model.scaling in ("none", "standard", "robust"):
@@ -172,7 +171,7 @@ def _source(
         weight = weight[rows] / weight[rows].mean()
     weights = None if weight is None else torch.from_numpy(weight)
     condition, known = (None if t is None else t[torch.from_numpy(rows)] for t in conditions)
-    return InMemory(x, mask, weights, condition, known, target)
+    return InMemory(x, mask, weights, condition, known, target, lengths)
 
 
 def check_weight(weight: ArrayLike | None, n: int) -> Weights | None:

@@ -55,6 +55,7 @@ class InMemory:
         condition: ``(n, width)`` or None.
         known: ``(n,)`` or None.
         target: what the likelihood explains, shaped like x; None where it is x.
+        lengths: number of true steps of each padded sequence, ``(n,)``, or None.
     """
 
     def __init__(
@@ -65,8 +66,9 @@ class InMemory:
         condition: Tensor | None = None,
         known: Tensor | None = None,
         target: Tensor | None = None,
+        lengths: Tensor | None = None,
     ) -> None:
-        self.x, self.mask, self.weight = x, mask, weight
+        self.x, self.mask, self.weight, self.lengths = x, mask, weight, lengths
         self.condition, self.known, self.target = condition, known, target
 
     def __len__(self) -> int:

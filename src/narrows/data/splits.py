@@ -5,7 +5,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from narrows.errors import DataError
 
-__all__ = ["split"]
+__all__ = ["Rows", "split"]
 
 Rows = NDArray[np.intp]
 

@@ -172,13 +172,13 @@ class _Data:
         self.image = isinstance(self.modality, Image)
         self.inside = take(X, test)
         self.array = self.read(self.inside)
-        tensor, mask = self.modality.encode(self.array)
-        self.x = tensor.flatten(1).numpy()
-        self.observed = None if mask is None else mask.flatten(1).numpy()
+        inside = self.modality.encode(self.array)
+        self.x = inside.x.flatten(1).numpy()
+        self.observed = None if inside.mask is None else inside.mask.flatten(1).numpy()
         self.scaled = self._scale(self.array)
         self.fitted = _spread(train, most_rows(self.modality.n_features))
         learned = self.read(take(X, self.fitted))
-        seen = self.modality.encode(learned)[0].flatten(1).numpy()
+        seen = self.modality.encode(learned).x.flatten(1).numpy()
         self.pca = PrincipalComponents.fit(seen, model.codes_.shape[1])
         self.peak = _peak(self.array, learned) if self.image else 1.0
 
@@ -224,7 +224,7 @@ class _Data:
 
     def _scale(self, array: Array) -> Array:
         """Return samples in the model's units, NaN where missing."""
-        x, mask = self.modality.encode(array)
+        x, mask, _ = self.modality.encode(array)
         return (x if mask is None else x.masked_fill(mask == 0, torch.nan)).numpy()
 
 

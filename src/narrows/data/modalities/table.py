@@ -1,0 +1,163 @@
+"""Tables: rows of numbers, with names and missing cells."""
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from narrows.data.arrays import as_matrix, as_tensor
+from narrows.data.conditions import Numbers
+from narrows.data.frames import check_names, dtype_names, is_frame, open_frame, to_frame, to_matrix
+from narrows.data.modalities.base import Array, Encoded, Modality
+from narrows.data.scaling import Range, fit_scaling, log_counts
+from narrows.errors import DataError
+
+__all__ = ["Table"]
+
+
+@dataclass(frozen=True)
+class Table(Modality):
+    """Rows of numbers, ``(n, columns)`` arrays or data frames; constant columns are set aside.
+
+    Attributes:
+        columns: names of a frame's columns, strings or whole numbers; empty for arrays.
+        dtypes: their types, by pandas' or else narwhals' names.
+        frame: kind of data frame, "" for arrays.
+        constants: one value a column, what decoding starts from.
+        kept: indices of the columns that vary; center and scale are theirs.
+        missing: whether NaN in an array means missing (in a frame it always does).
+    """
+
+    name = "table"
+    architecture = "mlp"
+
+    columns: tuple[str | int, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    frame: str = ""
+    constants: tuple[float, ...] = ()
+    kept: tuple[int, ...] = ()
+    missing: bool = False
+
+    @classmethod
+    def describe(cls, X: Any) -> "Table":
+        """Note names, types and kind of a data frame, or the width of an array."""
+        if not is_frame(X):
+            width = as_matrix(X, "the model", missing=True).shape[1]
+            return cls(constants=(0.0,) * width)
+        frame = open_frame(X)
+        return cls(
+            columns=tuple(frame.columns),
+            dtypes=dtype_names(frame),
+            frame=str(frame.implementation.value),
+            constants=(0.0,) * len(frame.columns),
+        )
+
+    def read(self, X: Any, owner: str) -> Array:
+        """Check names, width and values; return ``(n, columns)`` floats."""
+        missing = self.missing
+        if is_frame(X):
+            frame = open_frame(X)
+            check_names(frame.columns, self.columns)
+            X, missing = to_matrix(frame), True
+        elif self.feature_names:
+            warnings.warn(
+                f"X does not have valid feature names, but {owner} was fitted with feature names",
+                stacklevel=4,
+            )
+        array = as_matrix(X, owner, missing)
+        if array.shape[1] != self.n_features:
+            raise DataError(
+                f"X has {array.shape[1]} features, but {owner} is expecting {self.n_features} "
+                "features as input."
+            )
+        return array
+
+    def learn(self, array: Array, target: Range) -> "Table":
+        """Fit center and scale of every column that varies."""
+        seen = ~np.isnan(array).all(0)
+        if not seen.any():
+            raise DataError("Every value of X is missing: there is nothing to learn from.")
+        low = np.nanmin(array, 0, where=seen, initial=np.inf)
+        high = np.nanmax(array, 0, where=seen, initial=-np.inf)
+        with np.errstate(invalid="ignore"):
+            noise = 8 * np.finfo(array.dtype).eps * np.maximum(np.abs(low), np.abs(high))
+            varies = seen & (high - low > noise)
+        varies[list(self._given_columns)] = False
+        kept = np.flatnonzero(varies)
+        if not len(kept):
+            warnings.warn(
+                "Every column of X is constant: there is nothing to learn.", stacklevel=3
+            )
+            kept = np.setdiff1d(np.arange(self.n_features), self._given_columns)[:1]
+        columns = log_counts(array[:, kept]) if target == "log" else array[:, kept]
+        center, scale = fit_scaling(columns, target)
+        constants = tuple(np.where(seen, low, np.nan).astype(float).tolist())
+        return replace(
+            self,
+            shape=(len(kept),),
+            center=center,
+            scale=scale,
+            log=target == "log",
+            constants=constants,
+            kept=tuple(kept.tolist()),
+        )
+
+    def encode(self, array: Array) -> Encoded:
+        """Scale the varying columns; a missing value becomes its column's center."""
+        values = array if len(self.kept) == self.n_features else array[:, self.kept]
+        observed = ~np.isnan(values)
+        values = log_counts(values) if self.log else values
+        x = ((values - np.array(self.center)) / np.array(self.scale)).astype(np.float32)
+        if observed.all():
+            return Encoded(as_tensor(x))
+        mask = observed.astype(np.float32)
+        return Encoded(as_tensor(np.where(observed, x, np.float32(0))), torch.from_numpy(mask))
+
+    def decode(self, x: Tensor, like: Any = None, condition: Tensor | None = None) -> Any:
+        """Undo the scaling and put the constant and the given columns back."""
+        values = np.tile(np.array(self.constants), (len(x), 1))
+        if self._given_columns and isinstance(self.condition, Numbers):
+            if like is not None:
+                given = self.read(like, "the model")[:, self._given_columns]
+            else:
+                center = torch.zeros(len(x), self.condition.width)
+                given = self.condition.units(center if condition is None else condition)
+            values[:, self._given_columns] = given
+        varying = x.double().numpy() * np.array(self.scale) + np.array(self.center)
+        values[:, self.kept] = np.expm1(varying).clip(0) if self.log else varying
+        if not self.frame or not (like is None or is_frame(like)):
+            return values.astype(np.float32)
+        return to_frame(values, self.columns, self.dtypes, self.frame, like)
+
+    def check(self) -> None:
+        """Refuse a state whose parts do not fit one another."""
+        super().check()
+        inside = all(i in range(self.n_features) for i in self.kept)
+        if not inside or len(self.kept) != self.shape[0]:
+            raise DataError("the kept columns of the modality do not fit its shape.")
+
+    def as_batch(self, sample: Any) -> Any:
+        """Return a row as a matrix of one row."""
+        return sample if is_frame(sample) else np.atleast_2d(sample)
+
+    @property
+    def _given_columns(self) -> tuple[int, ...]:
+        return () if self.condition is None else self.condition.columns
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the columns, where they are strings."""
+        return tuple(name for name in self.columns if isinstance(name, str))
+
+    @property
+    def log_units(self) -> Tensor:
+        """Log of each varying column's scale."""
+        return torch.tensor(self.scale, dtype=torch.float64).log().float()
+
+    @property
+    def n_features(self) -> int:
+        """Number of columns, constant ones too."""
+        return len(self.constants)
