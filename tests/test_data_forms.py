@@ -359,7 +359,7 @@ def test_what_stands_in_a_missing_cell_does_not_matter():
     """The mask reaches the likelihood: only observed values are explained and scored."""
     X = holes()
     model = narrows.VAE(hidden=(8,), **TINY).fit(X)
-    x, mask = model.modality_.encode(model.modality_.read(X, "test"))
+    x, mask, _ = model.modality_.encode(model.modality_.read(X, "test"))
     out = model.net_(narrows.base.Batch(x, x, mask)).out
     other = x + 100 * (1 - mask)
     assert torch.equal(

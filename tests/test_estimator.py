@@ -80,7 +80,7 @@ def test_own_validation_data_replace_the_share(digits):
     alone = narrows.Autoencoder(**SMALL, validation=0.0).fit(train)
     assert len(model.held_out_) == 0
     assert same(state(model), state(alone))
-    x, _ = model.modality_.encode(held.astype(float))
+    x, *_ = model.modality_.encode(held.astype(float))
     with torch.no_grad():
         error = (model.net_(Batch(x, x)).out - x).square().mean()
     assert model.history_[-1]["validation_mse"] == pytest.approx(float(error), rel=1e-5)
@@ -332,7 +332,7 @@ def test_patience_stops_early_and_restores_the_best_weights(digits):
     assert len(held) == best + 1 + 3 < 60
     assert model.n_iter_ == len(held)
     X = digits[:60][model.held_out_].astype(float)
-    x, _ = model.modality_.encode(X)
+    x, *_ = model.modality_.encode(X)
     with torch.no_grad():
         found = float(model.net_(Batch(x, x)).nll.mean())
     assert found == pytest.approx(held[best], rel=1e-5)
@@ -427,7 +427,7 @@ def importance_sampled(model, X, draws):
     """log p(x) of each row in X's own units, estimated with draws from the posterior."""
     torch.manual_seed(0)
     net = model.net_.eval()
-    x, mask = model.modality_.encode(model.modality_.read(X, "test"))
+    x, mask, _ = model.modality_.encode(model.modality_.read(X, "test"))
     batch = Batch(x, x, mask)
     h, _ = net.encode(batch)
     q, p = net.latent.posterior(h), net.latent.prior()
@@ -484,7 +484,7 @@ def test_ordinary_rows_score_higher_than_strange_ones(trained):
 
 def test_the_score_of_a_point_code_is_minus_the_nll(digits):
     model = narrows.Autoencoder(**SMALL).fit(digits)
-    x, _ = model.modality_.encode(digits.astype(float))
+    x, *_ = model.modality_.encode(digits.astype(float))
     with torch.no_grad():
         nll = model.net_(Batch(x, x)).nll
     np.testing.assert_allclose(model.score_samples(digits), -nll.numpy(), rtol=1e-5)

@@ -176,7 +176,7 @@ def assert_answers_as_expected(case, model):
 def source(model, X):
     """The data as training sees them."""
     array = model.modality_.read(X, "test")
-    x, mask = model.modality_.encode(array)
+    x, mask, _ = model.modality_.encode(array)
     condition, known = model.modality_.conditions(array, LABELS)
     target = model.modality_.target(array)
     return InMemory(x, mask, condition=condition, known=known, target=target)

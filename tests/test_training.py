@@ -70,7 +70,7 @@ def adversarial(*order, **options):
 def one_step(model, X):
     """Let the players move once on a batch; return what changed."""
     model.fit(X)
-    x, _ = model.modality_.encode(np.asarray(X, float))
+    x, *_ = model.modality_.encode(np.asarray(X, float))
     training = Training(model, InMemory(x), None, 1, 0)
     before = weights(model.net_)
     logged = training.step(InMemory(x).take(torch.arange(32)))
@@ -201,7 +201,7 @@ def test_a_term_is_the_mean_over_the_samples(digits):
         **SMALL | {"batch_size": 100, "epochs": 1, "learning_rate": 1e-30, "scale": 1.0},
         validation=0.0,
     ).fit(digits)
-    x, _ = model.modality_.encode(digits.astype(float))
+    x, *_ = model.modality_.encode(digits.astype(float))
     with torch.no_grad():
         step = model.net_(Batch(x, x))
     (row,) = model.history_
@@ -251,7 +251,7 @@ def test_validation_has_the_same_noise_every_epoch(digits, monkeypatch):
 def test_validation_draws_codes_and_drops_nothing(digits):
     """The held-out loss is a bound: the mean code alone would be none."""
     model = narrows.VAE(**SMALL, dropout=0.5).fit(digits)
-    x, _ = model.modality_.encode(digits[model.held_out_].astype(float))
+    x, *_ = model.modality_.encode(digits[model.held_out_].astype(float))
     with torch.no_grad():
         h = model.net_.eval().encode(Batch(x, x))[0]
         q = model.net_.latent.posterior(h)

@@ -54,7 +54,7 @@ def train(critic, draw, steps=400, penalty=0.0):
 
 
 def batch_of(model, X, n=64):
-    x, mask = model.modality_.encode(model.modality_.read(X[:n], "test"))
+    x, mask, _ = model.modality_.encode(model.modality_.read(X[:n], "test"))
     return InMemory(x, mask).take(torch.arange(n))
 
 
@@ -362,7 +362,7 @@ def test_known_labels_have_their_gaussians_and_the_unknown_follow(few_labels):
 
 def test_the_critic_is_told_the_label_or_that_it_is_unknown(few_labels):
     model, X, few, _ = few_labels
-    x, _ = model.modality_.encode(X[:40])
+    x, *_ = model.modality_.encode(X[:40])
     condition, known = model.modality_.conditions(X[:40], few[:40])
     batch = Batch(x, x, condition=condition, known=known)
     z = model.net_.latent.mean(model.net_.eval().encode(batch)[0])

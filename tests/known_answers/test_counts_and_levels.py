@@ -287,7 +287,7 @@ def test_targets_stay_as_they_are_whatever_the_encoder_sees(name, scaling):
     X = DIGITS[:100]
     options = {"likelihood": name, "scaling": scaling, "validation": 0.0}
     modality = narrows.VAE(**options, **UNTRAINED).fit(X).modality_
-    x, _ = modality.encode(X)
+    x, *_ = modality.encode(X)
     X = X[:, modality.kept]
     np.testing.assert_array_equal(modality.target(DIGITS[:100]), X)
     if scaling == "auto" and name in COUNTS:
@@ -303,7 +303,7 @@ def test_scaled_counts_come_back():
     X = np.random.default_rng(0).poisson(3000, (50, 4)).astype(float) * [1, 0.01, 100, 0]
     X = X.round()
     modality = narrows.VAE(likelihood="poisson", **UNTRAINED).fit(X).modality_
-    x, _ = modality.encode(modality.read(X, "test"))
+    x, *_ = modality.encode(modality.read(X, "test"))
     np.testing.assert_allclose(modality.decode(x), X, rtol=1e-5)
     np.testing.assert_array_equal(modality.explained.decode(modality.target(X)), X)
     assert Modality.restore(modality.state()) == modality

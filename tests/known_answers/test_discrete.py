@@ -38,7 +38,7 @@ def test_the_loss_is_the_papers():
     model = narrows.VQVAE(
         codebook="gradient", scale=0.5**0.5, commitment=0.7, latent_dim=3, tokens=2, **QUICK
     ).fit(DIGITS)
-    x, _ = model.modality_.encode(DIGITS[:20])
+    x, *_ = model.modality_.encode(DIGITS[:20])
     step = model.net_.train()(InMemory(x).take(torch.arange(20)))
     terms = model.objective(step)
     z_e = step.h.transpose(1, 2)  # (batch, tokens, dim)
@@ -342,7 +342,7 @@ def every_code(latent):
 def test_the_score_is_the_elbo_and_information_is_bounded(model):
     model.fit(DIGITS)
     net = model.net_.double()
-    x, _ = model.modality_.encode(DIGITS)
+    x, *_ = model.modality_.encode(DIGITS)
     batch = InMemory(x[:20].double()).take(torch.arange(20))
     with torch.no_grad():
         codes = every_code(net.latent).double()

@@ -124,7 +124,7 @@ def test_one_level_is_the_vae_in_the_encoders_units(monkeypatch):
 
 def test_every_level_is_part_of_the_bound():
     model = narrows.HierarchicalVAE(levels=3, epochs=2, latent_dim=2).fit(DIGITS[:200])
-    x, _ = model.modality_.encode(DIGITS[:9])
+    x, *_ = model.modality_.encode(DIGITS[:9])
     noise, batch = torch.randn(1, 6), Batch(x, x)
     with torch.no_grad():
         step = model.net_.eval()(batch, noise)

@@ -42,7 +42,7 @@ def quietly(X, target):
 @given(X=tables, target=st.sampled_from(RANGES))
 def test_a_table_comes_back(X, target):
     modality, array = quietly(X, target)
-    x, mask = modality.encode(array)
+    x, mask, _ = modality.encode(array)
     assert mask is None
     assert x.dtype == torch.float32
     assert x.isfinite().all()
@@ -56,7 +56,7 @@ def test_observed_cells_come_back_and_missing_ones_are_masked(X, target, seed):
     assume(not holes.all(0).any())
     X = np.where(holes, np.nan, X)
     modality, array = quietly(X, target)
-    x, mask = modality.encode(array)
+    x, mask, _ = modality.encode(array)
     assert x.isfinite().all()
     found = modality.decode(x)
     assert close(np.where(holes, np.nan, found), X)
@@ -76,7 +76,7 @@ def test_a_constant_column_is_set_aside_and_put_back_exactly(X, value, target):
     assume(np.ptp(X[:, 0]) > 1e-3)
     modality, array = learned(X, target)
     assert X.shape[1] - 1 not in modality.kept
-    x, _ = modality.encode(array)
+    x, *_ = modality.encode(array)
     assert x.shape == (len(X), len(modality.kept))
     assert (modality.decode(10 * torch.randn_like(x))[:, -1] == np.float32(value)).all()
 
@@ -101,7 +101,7 @@ def test_integers_and_flags_of_a_frame_come_back_exactly(whole, target, seed):
 def test_images_come_back(shape, dtype, target):
     X = np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
     modality, array = learned(X, target, "image")
-    x, mask = modality.encode(array)
+    x, mask, _ = modality.encode(array)
     assert mask is None
     found = modality.decode(x)
     assert found.dtype == dtype
@@ -178,7 +178,7 @@ def test_pixels_in_the_unit_range_have_that_range_and_bytes_theirs():
 def test_standard_pixels_have_one_scale_a_channel():
     X = np.random.default_rng(0).random((50, 5, 4, 3)) * [1, 10, 100]
     modality, array = learned(X.astype(np.float32), "standard", "image")
-    x, _ = modality.encode(array)
+    x, *_ = modality.encode(array)
     np.testing.assert_allclose(x.mean((0, 2, 3)), 0, atol=1e-4)
     np.testing.assert_allclose(x.std((0, 2, 3)), 1, rtol=1e-3)
 

@@ -305,7 +305,7 @@ def test_the_output_of_a_tied_net_starts_at_the_mean_of_the_data(wine):
 )
 def test_logits_start_at_the_logit_of_the_mean(options, wine):
     model = untrained(narrows.Autoencoder, wine, **options)
-    x, _ = model.modality_.encode(wine)
+    x, *_ = model.modality_.encode(wine)
     np.testing.assert_allclose(last_bias(model).sigmoid(), x.mean(0), rtol=1e-4)
 
 

@@ -102,7 +102,7 @@ def test_both_modes_of_the_contractive_autoencoder_contract(digits):
         model = narrows.ContractiveAutoencoder(
             latent_dim=3, hidden=(16,), epochs=15, learning_rate=0.01, **options
         ).fit(digits)
-        x, _ = model.modality_.encode(digits.astype(float))
+        x, *_ = model.modality_.encode(digits.astype(float))
         return float(jacobian_exact(model.net_, model.net_(Batch(x, x))).mean().detach())
 
     free = norm(contraction=0.0)

@@ -254,7 +254,7 @@ def test_the_score_is_below_the_estimate_of_log_p(name, wine):
     torch.set_default_dtype(torch.float32)
     cls = getattr(narrows, name.partition("-")[0])
     model = cls(latent_dim=2, epochs=20, score_draws=100, **RICHER[name]).fit(wine)
-    x, _ = model.modality_.encode(model.modality_.read(wine, "test"))
+    x, *_ = model.modality_.encode(model.modality_.read(wine, "test"))
     estimate = float(log_likelihood(model.net_.eval(), Batch(x, x), 500).mean())
     assert estimate - 3 < model.score(wine) < estimate
     assert model.unit_kl_ is None

@@ -321,7 +321,7 @@ def test_cells_that_are_missing_are_not_explained(wine):
     holes = np.where(np.random.default_rng(0).random(wine.shape) < 0.2, np.nan, wine)
     model = StackedAutoencoder(**SMALL, modality="table", scale=1.0).fit(holes)
     assert np.isfinite([list(row.values()) for row in model.history_[:2]]).all()
-    x, mask = model.modality_.encode(model.modality_.read(holes, "test"))
+    x, mask, _ = model.modality_.encode(model.modality_.read(holes, "test"))
     batch = Batch(x, x + 1000 * (1 - mask), mask)
     (move,) = model.stages(12)[0].losses(batch)
     assert move.terms["layer_1"].max() < 1000

@@ -22,7 +22,7 @@ def terms(cls, progress=0.5, weight=None, training=True, **fields):
     """A step of a small fitted model at some progress, and the terms of its objective."""
     X = load_digits().data[:128]
     model = cls(**SMALL | fields).fit(X)
-    x, _ = model.modality_.encode(model.modality_.read(X, "test"))
+    x, *_ = model.modality_.encode(model.modality_.read(X, "test"))
     net = model.net_.train(training)
     net.latent.train()
     with torch.no_grad():
@@ -309,7 +309,7 @@ def test_charging_the_total_correlation_lowers_it():
 
     def correlation(beta):
         model = narrows.BetaTCVAE(latent_dim=6, hidden=(64,), epochs=25, beta=beta).fit(X[:1200])
-        x, _ = model.modality_.encode(model.modality_.read(X[1200:], "test"))
+        x, *_ = model.modality_.encode(model.modality_.read(X[1200:], "test"))
         torch.manual_seed(0)
         z = model.net_.latent.train()(model.net_.encode(Batch(x, x))[0])[0].detach()
         return -0.5 * float(torch.linalg.slogdet(torch.corrcoef(z.T))[1])
@@ -343,7 +343,7 @@ def test_dip_brings_the_covariance_to_the_identity(version, diagonal, digits):
             off_diagonal=weight * 20.0,
             diagonal=weight * diagonal,
         ).fit(digits)
-        x, _ = model.modality_.encode(model.modality_.read(digits, "test"))
+        x, *_ = model.modality_.encode(model.modality_.read(digits, "test"))
         with torch.no_grad():
             q = model.net_(Batch(x, x)).q
         return float(sum(moments(q, sampled=version == "II")))
@@ -400,6 +400,6 @@ def test_matching_brings_the_codes_to_the_prior(digits):
 def test_a_code_without_noise_is_scored_once(digits):
     model = narrows.WassersteinAutoencoder(**SMALL).fit(digits)
     assert not model.net_.latent.stochastic
-    x, _ = model.modality_.encode(model.modality_.read(digits, "test"))
+    x, *_ = model.modality_.encode(model.modality_.read(digits, "test"))
     nll = model.net_(Batch(x, x)).nll.detach().numpy()
     np.testing.assert_allclose(model.score_samples(digits), -nll, rtol=1e-4, atol=1e-3)
