@@ -24,6 +24,7 @@ ALIKE = {"latent_dim": 64, "epochs": EPOCHS, "batch_size": 32, "threads": 1, "ve
 MODELS: dict[str, BaseAutoencoder] = {
     "plain VQ": VQVAE(codes=2048, codebook="gradient", kmeans=False, restart=0.0, **ALIKE),
     "VQ, averages": VQVAE(codes=2048, kmeans=False, restart=0.0, **ALIKE),
+    "VQ, averages, restarts": VQVAE(codes=2048, kmeans=False, **ALIKE),
     "VQ, averages, k-means, restarts": VQVAE(codes=2048, **ALIKE),
     "SimVQ": SimVQ(codes=2048, **ALIKE),
     "FSQ 8 × 8 × 6 × 5": FSQVAE(levels=(8, 8, 6, 5), **ALIKE),
