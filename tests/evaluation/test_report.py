@@ -166,6 +166,15 @@ def test_pictures_can_be_read(digits):
     assert found["labels"][i] == str(FEW.y[found["rows"][i]])
 
 
+@pytest.mark.parametrize("misfit", [True, False])
+def test_where_the_prior_misfits_a_fitted_density_draws_beside_it(misfit, monkeypatch):
+    nats = (lambda codes: 5.0) if misfit else (lambda codes: 0.0)
+    monkeypatch.setattr("narrows.metrics.health.dependence", nats)
+    text = Page(report(VAE(latent_dim=2), FEW)).text
+    assert "codes drawn from the prior" in text
+    assert ("codes drawn from a density fitted to the training codes" in text) == misfit
+
+
 def test_rows_can_be_read(table):
     found = Page(table).map
     names, i = found["columns"], 77

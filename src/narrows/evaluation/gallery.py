@@ -281,21 +281,24 @@ class Gallery:
 
     def _new(self) -> Markup:
         """Return pictures drawn from the model, or the distribution of rows that were."""
+        fitted = "codes drawn from a density fitted to the training codes"
         prior = self.model.net_.latent.prior() is not None
-        source = (
-            "codes drawn from the prior"
-            if prior
-            else "codes drawn from a Gaussian mixture fitted to the training codes"
-        )
+        source = "codes drawn from the prior" if prior else fitted
         if self.image:
-            count = min(DRAWN, self.budget // 10 * 10)
-            pixels = self.ink.draw(self.read(self.model.sample(count)), 64)
-            alt = f"{count} new pictures by {self.name}"
-            mosaic = self._mosaic(pixels, 10, alt)
-            return figure(mosaic, f"{count} pictures that never were", f": {source}, decoded.")
+            figures = [self._drawn(source)]
+            found = self.model.diagnose().findings
+            if any(finding.name == "prior" and finding.remedy for finding in found):
+                figures.append(self._drawn(f"{fitted}, which the prior does not meet", True))
+            return Markup("".join(figures))
         noise = not isinstance(self.model.net_.likelihood, Bernoulli)
         drawn = self.read(self.model.sample(ROWS_DRAWN, noise=noise))
         return self._histograms(drawn, f"{source}, decoded{' with noise' if noise else ''}")
+
+    def _drawn(self, source: str, density: bool | None = None) -> Markup:
+        count = min(DRAWN, self.budget // 10 * 10)
+        pixels = self.ink.draw(self.read(self.model.sample(count, density=density)), 64)
+        mosaic = self._mosaic(pixels, 10, f"{count} new pictures by {self.name}")
+        return figure(mosaic, f"{count} pictures that never were", f": {source}, decoded.")
 
     def _histograms(self, drawn: Array, source: str) -> Markup:
         """Compare columns: those whose distribution is met best, and those met worst."""
