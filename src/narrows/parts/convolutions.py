@@ -86,7 +86,7 @@ def conv(
         raise ParameterError(
             "architecture='conv' needs images (channels, height, width), series (channels, "
             f"steps) or volumes (channels, depth, height, width); a sample here has the shape "
-            f"{sizes.x}. Use architecture='mlp', or say the modality."
+            f"{sizes.x}. Use architecture='mlp', or modality='image' or 'volume'."
         )
     layers = Layers(axes, activation, dropout, batch_norm, blocks, downsampling)
     maps = [(sizes.x[0], sizes.x[1:]), *stages(sizes.x, hidden)]
@@ -116,9 +116,7 @@ def conv_grid(x: tuple[int, ...], hidden: Sequence[int] | None) -> tuple[int, ..
 GRIDS["conv"] = conv_grid
 
 
-def stages(
-    x: tuple[int, ...], hidden: Sequence[int] | None
-) -> list[tuple[int, tuple[int, ...]]]:
+def stages(x: tuple[int, ...], hidden: Sequence[int] | None) -> list[tuple[int, tuple[int, ...]]]:
     """Return channels and size of the map after each stage, for a sample of the shape x."""
     grid = x[1:]
     if hidden is None:
