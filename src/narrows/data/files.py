@@ -61,7 +61,8 @@ class Dataset:
             text = f"{_count(n)} rows × {_count(*shape)} columns"
         else:
             flat = len(shape) == 2 or (len(shape) == 3 and min(shape[0], shape[2]) <= 4)
-            image = self.modality == "image" or (self.X.dtype == np.uint8 and flat)
+            unsaid = self.modality == "auto" and self.X.dtype == np.uint8
+            image = self.modality == "image" or (unsaid and flat)
             shape += [1] if image and len(shape) == 2 else []
             sides = " × ".join(map(str, shape)) or "1"
             kind = "images" if image else "volumes" if self.modality == "volume" else "samples"

@@ -1,8 +1,6 @@
 """Autoencoders whose decoder sees more of a sample than its code, level by level."""
 
-from typing import Annotated, Any, Literal
-
-from annotated_types import Ge
+from typing import Any, Literal
 
 from narrows.data.modalities import Modality
 from narrows.errors import ContextError
@@ -41,7 +39,6 @@ class UNetAutoencoder(DenoisingAutoencoder):
     """
 
     architecture: Literal["unet"] = "unet"
-    blocks: Annotated[int, Ge(0)] = 1
 
     def build(self, modality: Modality) -> Net:
         """Return a net whose encoder and decoder meet at every level."""

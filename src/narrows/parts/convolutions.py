@@ -92,8 +92,8 @@ def conv(
     maps = [(sizes.x[0], sizes.x[1:]), *stages(sizes.x, hidden)]
     down: list[nn.Module] = []
     up: list[nn.Module] = []
-    for (a, _), (b, _) in pairwise(maps):
-        down += [*layers.down(a, b), *layers.residual(b)]
+    for (a, grid), (b, _) in pairwise(maps):
+        down += [*layers.down(a, b, grid), *layers.residual(b)]
     top, bottom = bridge(sizes, (maps[-1][0], *maps[-1][1]), activation)
     for (a, _), (b, grid) in pairwise(maps[:0:-1]):
         up += [*layers.up(a, b, grid), *layers.residual(b)]
@@ -157,11 +157,13 @@ class Layers:
     blocks: int = 0
     downsampling: str = "stride"
 
-    def down(self, a: int, b: int) -> list[nn.Module]:
-        """Return what halves every axis, and rounds up."""
+    def down(self, a: int, b: int, grid: tuple[int, ...]) -> list[nn.Module]:
+        """Return what halves every axis of a map of this size, and rounds up."""
         pooling = KINDS[self.axes].pooling.get(self.downsampling)
-        layers = self.same(a, b, 1 if pooling else 2)
-        return [*layers, pooling(2, ceil_mode=True)] if pooling else layers
+        if pooling is None:
+            return self.same(a, b, 2)
+        window = tuple(min(side, 2) for side in grid)  # none may be wider than the map
+        return [*self.same(a, b), pooling(window, 2, ceil_mode=True)]
 
     def same(self, a: int, b: int, stride: int = 1) -> list[nn.Module]:
         """Return a convolution, by default one that keeps the size."""

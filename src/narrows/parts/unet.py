@@ -102,11 +102,11 @@ def unet(
     first = max(halved[0][0] // 2, 1) if halved else 1
     maps = [(first, x[1:]), *halved]
 
-    def level(layers_: list[nn.Module], width: int) -> nn.Sequential:
-        return nn.Sequential(*layers_, *layers.residual(width))
+    def level(made: list[nn.Module], width: int) -> nn.Sequential:
+        return nn.Sequential(*made, *layers.residual(width))
 
     levels = [level(layers.same(x[0], first), first)]
-    levels += [level(layers.down(a, b), b) for (a, _), (b, _) in pairwise(maps)]
+    levels += [level(layers.down(a, b, grid), b) for (a, grid), (b, _) in pairwise(maps)]
     top, bottom = bridge(sizes, (maps[-1][0], *maps[-1][1]), activation)
     ups, joins = [], []
     for (a, _), (b, grid) in pairwise(maps[::-1]):
