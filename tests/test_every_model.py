@@ -26,12 +26,14 @@ from narrows.parts.penalties import PENALTIES
 CLASSES = [cls for cls in narrows.MODELS.values() if cls.__module__.startswith("narrows.")]
 TABLE = load_digits().data[:120].astype(np.float32)
 IMAGES = np.rint(load_digits().images[:120] * (255 / 16)).astype(np.uint8)
+VOLUMES = IMAGES.reshape(-1, 4, 4, 4)
 LABELS = load_digits().target[:120]  # read by conditional models, ignored by the others
-TABLE.flags.writeable = IMAGES.flags.writeable = False
+TABLE.flags.writeable = IMAGES.flags.writeable = VOLUMES.flags.writeable = False
 # Their decoders see more than the code: a bare one is refused with a sentence.
-NEED_CONTEXT = {narrows.MaskedAutoencoder, narrows.ResidualAutoencoder}
+NEED_CONTEXT = {narrows.MaskedAutoencoder, narrows.ResidualAutoencoder, narrows.UNetAutoencoder}
 TRANSFORMER = {"architecture": "transformer", "width": 8, "depth": 1, "heads": 2}
 SMALL = {"mlp": (16,), "conv": (4, 6)}
+GRID = {"architecture": "conv", "modality": "volume"}
 
 
 def accepts(cls, architecture):
@@ -86,6 +88,11 @@ def cases():
     for form in ("table", "image"):
         options = TRANSFORMER | {"modality": form}
         yield f"MaskedAutoencoder-{form}", narrows.MaskedAutoencoder, options
+    for form in ("table", "image", "volume"):
+        options = {"architecture": "unet", "modality": form, "hidden": (4, 6)}
+        yield f"UNetAutoencoder-{form}", narrows.UNetAutoencoder, options
+    for cls in (narrows.VAE, narrows.HierarchicalVQVAE, narrows.VAEGAN, narrows.ConditionalVAE):
+        yield f"{cls.__name__}-conv-volume", cls, GRID
     for selection in ("batch_topk", "jumprelu"):
         options = {"architecture": "linear", "selection": selection}
         yield f"TopKAutoencoder-{selection}", narrows.TopKAutoencoder, options
@@ -131,7 +138,7 @@ def modality(case):
 
 
 def data(case):
-    return IMAGES if modality(case) == "image" else TABLE
+    return {"table": TABLE, "image": IMAGES, "volume": VOLUMES}[modality(case)]
 
 
 @cache
@@ -452,7 +459,7 @@ for folder in sorted(root.glob("*.model")):
 
 def test_a_fresh_process_gives_the_same_bits(tmp_path):
     """One process loads, unpickles and refits what another one saved."""
-    np.savez(tmp_path / "inputs.npz", table=TABLE, image=IMAGES)
+    np.savez(tmp_path / "inputs.npz", table=TABLE, image=IMAGES, volume=VOLUMES)
     for i, case in enumerate(CASES):
         fitted(case).save(tmp_path / f"{i}.model")
         (tmp_path / f"{i}.pickle").write_bytes(pickle.dumps(fitted(case)))

@@ -131,6 +131,7 @@ OWN_CHANGES = {
     ("StackedAutoencoder", "architecture"): ("mlp", {"modality": "image", "hidden": (4,)}),
     ("StackedAutoencoder", "corruption"): ("masking", {"epochs": 6}),
     ("StackedAutoencoder", "noise"): (0.9, {"corruption": "gaussian", "epochs": 6}),
+    ("UNetAutoencoder", "downsampling"): ("max", {}),
 }
 MLP_ONLY = {
     "hidden",
@@ -166,6 +167,7 @@ REFUSED = {
     "RegularizedAutoencoder": {"linear_path", "tied"},
     "ConditionalVAE": {"condition", "tied"},
     "MaskedAutoencoder": MLP_ONLY - {"activation", "dropout"},
+    "UNetAutoencoder": {"architecture", "linear_path", "tied"},
 }
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         SphericalVAE,
         StackedAutoencoder,
         TopKAutoencoder,
+        UNetAutoencoder,
         VampPriorVAE,
         WassersteinAutoencoder,
     )
@@ -77,6 +78,7 @@ __all__ = [
     "SphericalVAE",
     "StackedAutoencoder",
     "TopKAutoencoder",
+    "UNetAutoencoder",
     "VampPriorVAE",
     "WassersteinAutoencoder",
     "load",

@@ -131,7 +131,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         """Learn from X.
 
         Args:
-            X: samples in their own form: ``(n, d)``, images, a data frame.
+            X: samples in their own form: ``(n, d)``, images, volumes, a data frame.
             y: labels or conditions, for models that read them; ignored by the others.
             **options: see `FitOptions`.
 

@@ -18,7 +18,8 @@ class Settings(Parameters):
 
     Args:
         latent_dim: size of the code.
-        modality: what the data are: "table", "image", or "auto" where only one is possible.
+        modality: what the data are: "table", "image", "volume", or "auto" where only one is
+            possible.
         scaling: "standard", "robust" or "minmax" units inside the model, "none", or "auto": what
             the likelihood and the output activation ask for (for counts, "standard" units of
             log(1 + x); a likelihood of whole numbers explains them unscaled).
@@ -33,7 +34,7 @@ class Settings(Parameters):
         linear_path: add linear maps to the encoder and the decoder, fixed at the principal
             components of the training samples, so that training starts at PCA's error; with
             `patience` for few samples.
-        downsampling: how a conv net halves the image: "stride", "max" or "average" pooling.
+        downsampling: how a conv net halves each side: "stride", "max" or "average" pooling.
         likelihood: distribution of the data given the code: of real numbers ("gaussian",
             "laplace"), of shares ("bernoulli"), of counts ("poisson", "negative_binomial",
             "zero_inflated_negative_binomial"), or of whole numbers with a largest one

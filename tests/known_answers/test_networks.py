@@ -13,13 +13,13 @@ from torch import nn
 import narrows
 from narrows.data.sources import Batch
 from narrows.errors import ParameterError
+from narrows.parts.convolutions import conv
 from narrows.parts.networks import (
     ACTIVATIONS,
     ARCHITECTURES,
     Dropout,
     Sizes,
     TiedLinear,
-    conv,
     initialise,
     linear,
     mlp,

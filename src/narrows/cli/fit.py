@@ -87,6 +87,7 @@ def _run(plan: Plan, entry: Model, resume: bool) -> None:
     dataset = _open(plan)
     model = narrows.MODELS[entry.name](**{"modality": dataset.modality, **plan.fields})
     model.check_parameters()
+    dataset = replace(dataset, modality=model.modality)
     _train(model, dataset, plan, resume)
     write_model(place, model)
     weight = None if plan.weight is None else dataset.columns[plan.weight]

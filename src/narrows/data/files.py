@@ -60,10 +60,13 @@ class Dataset:
         if self.modality == "table":
             text = f"{_count(n)} rows × {_count(*shape)} columns"
         else:
-            image = self.modality == "image" or (self.X.dtype == np.uint8 and len(shape) > 1)
+            flat = len(shape) == 2 or (len(shape) == 3 and min(shape[0], shape[2]) <= 4)
+            unsaid = self.modality == "auto" and self.X.dtype == np.uint8
+            image = self.modality == "image" or (unsaid and flat)
             shape += [1] if image and len(shape) == 2 else []
             sides = " × ".join(map(str, shape)) or "1"
-            text = f"{_count(n)} {'images' if image else 'samples'} of {sides}, {self.X.dtype}"
+            kind = "images" if image else "volumes" if self.modality == "volume" else "samples"
+            text = f"{_count(n)} {kind} of {sides}, {self.X.dtype}"
         if self.y is None:
             return text
         if self.y.dtype.kind == "f":

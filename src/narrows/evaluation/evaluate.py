@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from narrows.base import BaseAutoencoder
 from narrows.data.frames import is_frame
-from narrows.data.modalities import Image
+from narrows.data.modalities import Grid
 from narrows.errors import DataError
 from narrows.evaluation.baseline import PrincipalComponents, most_rows
 from narrows.metrics.reconstruction import (
@@ -59,9 +59,9 @@ class Evaluation:
 
     Attributes:
         metrics: by "model" and "pca": "mse" in the user's squared units; "explained_variance" in
-            the model's units, where every column counts alike; "psnr" of images in decibels;
-            "log_likelihood", the mean over samples in nats, as a density in the user's units,
-            where the model has a bound on it.
+            the model's units, where every column counts alike; "psnr" of images and volumes in
+            decibels; "log_likelihood", the mean over samples in nats, as a density in the user's
+            units, where the model has a bound on it.
         held_out: whether the samples scored were kept from training.
         train: number of training samples.
         test: number of samples scored.
@@ -69,7 +69,7 @@ class Evaluation:
         kept: numbers that the model keeps of a sample; of a discrete code, its integers.
         dimensions: numbers that PCA keeps of a sample: as many, or all there are if fewer.
         errors: mean squared error of each test sample, by "model" and "pca": in the user's units
-            for images, in the model's for tables.
+            for images and volumes, in the model's for tables.
         columns: explained variance of each column of a table, by "model" and "pca".
         examples: the best, median and worst test samples by the model's error.
         typical: rows of test samples with neither small nor great errors.
@@ -169,7 +169,7 @@ class _Data:
 
     def __init__(self, model: BaseAutoencoder, X: Any, train: Rows, test: Rows) -> None:
         self.modality, self.owner = model.modality_, type(model).__name__
-        self.image = isinstance(self.modality, Image)
+        self.image = isinstance(self.modality, Grid)
         self.inside = take(X, test)
         self.array = self.read(self.inside)
         inside = self.modality.encode(self.array)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from narrows.base import BaseAutoencoder
 from narrows.data.files import Dataset
-from narrows.data.modalities import Image
+from narrows.data.modalities import Grid
 from narrows.errors import ContextError
 from narrows.evaluation.charts import heat, histogram, strip
 from narrows.evaluation.evaluate import Evaluation, Examples, take
@@ -57,8 +57,8 @@ class Gallery:
 
     @property
     def image(self) -> bool:
-        """Whether samples are pictures."""
-        return isinstance(self.model.modality_, Image)
+        """Whether samples are pictures, or are shown by pictures of their slices."""
+        return isinstance(self.model.modality_, Grid)
 
     @cached_property
     def values(self) -> Array:
@@ -230,7 +230,7 @@ class Gallery:
         size = self.evaluation.codes.shape[1]
         if not self.image or size < 2 or not self.decodes:
             return None
-        _, height, width = self.model.modality_.shape
+        height, width = self.ink.draw(self.values[:1]).shape[1:3]
         across = min(14.0, self.budget**0.5)
         columns = int(np.clip(round(across * (height / width) ** 0.5), 3, 21))
         rows = max(1, round(columns * view.height / 640 * width / height))

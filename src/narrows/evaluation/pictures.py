@@ -1,4 +1,7 @@
-"""Pictures: images of any type as PNG or JPEG inside the page, alone or in rows on a sheet."""
+"""Pictures: images of any type as PNG or JPEG inside the page, alone or in rows on a sheet.
+
+Volumes are shown by their central slices.
+"""
 
 import io
 from base64 import b64encode
@@ -12,7 +15,7 @@ from PIL import Image
 
 from narrows.evaluation.markup import Markup, tag
 
-__all__ = ["Ink", "Sheet", "picture", "sheet"]
+__all__ = ["Ink", "Sheet", "picture", "sheet", "slices"]
 
 Pixels = NDArray[np.uint8]
 LARGEST = 160
@@ -40,7 +43,8 @@ class Ink:
         return cls(low, high if high > low else low + 1)
 
     def draw(self, images: NDArray[Any], longest: int = LARGEST) -> Pixels:
-        """Return ``(n, c, h, w)`` values as pixels ``(n, h, w)`` or ``(n, h, w, 3)``."""
+        """Return ``(n, c, [d,] h, w)`` values as pixels ``(n, h, w)`` or ``(n, h, w, 3)``."""
+        images = slices(images) if images.ndim == 5 else images
         step = ceil(max(images.shape[2:]) / longest)
         if step > 1:
             images = _shrink(images, step)
@@ -61,6 +65,22 @@ class Sheet:
     width: int
     height: int
     gap: int
+
+
+def slices(volumes: NDArray[Any]) -> NDArray[Any]:
+    """Return the three central slices of ``(n, c, d, h, w)`` in a row, padded with their least.
+
+    Seen along the depth, the height and the width.
+    """
+    cuts = [volumes.take(volumes.shape[axis] // 2, axis) for axis in (2, 3, 4)]
+    height = max(cut.shape[2] for cut in cuts)
+    least = volumes.min()
+    padded = [
+        np.pad(cut, ((0, 0), (0, 0), (0, height - cut.shape[2]), (0, 0)), constant_values=least)
+        for cut in cuts
+    ]
+    row: NDArray[Any] = np.concatenate(padded, 3)
+    return row
 
 
 def picture(pixels: Pixels, alt: str) -> Markup:

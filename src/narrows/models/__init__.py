@@ -29,6 +29,7 @@ from narrows.models.semisupervised import SemiSupervisedAdversarialAutoencoder
 from narrows.models.sparse import TopKAutoencoder
 from narrows.models.spherical import SphericalVAE
 from narrows.models.stacked import StackedAutoencoder
+from narrows.models.structured import UNetAutoencoder
 from narrows.models.variational import VAE
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "SphericalVAE",
     "StackedAutoencoder",
     "TopKAutoencoder",
+    "UNetAutoencoder",
     "VampPriorVAE",
     "WassersteinAutoencoder",
 ]

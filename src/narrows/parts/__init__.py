@@ -1,5 +1,5 @@
 """Pure torch building blocks: architectures, latents, likelihoods, penalties."""
 
-from narrows.parts import counts, levels  # they register their likelihoods
+from narrows.parts import convolutions, counts, levels  # they register what they offer
 
-__all__ = ["counts", "levels"]
+__all__ = ["convolutions", "counts", "levels"]

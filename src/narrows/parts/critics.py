@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from narrows.parts.networks import Sizes, conv, mlp
+from narrows.parts.convolutions import conv
+from narrows.parts.networks import Sizes, mlp
 from narrows.parts.spectral import Spectral, bound_layers
 
 __all__ = ["Critic", "deception", "detection", "gradient_penalty", "permute_dims"]
@@ -15,8 +16,8 @@ __all__ = ["Critic", "deception", "detection", "gradient_penalty", "permute_dims
 class Critic(nn.Module):
     """Layers from samples to one logit each: log of the odds that a sample is a true one.
 
-    Images (channels, height, width) of any size pass through convolutions, all else through
-    dense layers; both are the encoders of `narrows.parts.networks`.
+    Series, images and volumes of any size pass through convolutions, all else through dense
+    layers; both are the encoders of the architectures.
 
     Args:
         shape: one sample's shape.
@@ -31,7 +32,7 @@ class Critic(nn.Module):
         spectral_norm: bool = False,
     ) -> None:
         super().__init__()
-        build = conv if len(shape) == 3 else mlp
+        build = conv if len(shape) > 1 else mlp
         layers, _ = build(Sizes(shape, (1,), (1,), shape), hidden=hidden)
         if spectral_norm:
             bound_layers(layers)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import ceil, log2, prod
+from math import prod
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -20,18 +20,24 @@ __all__ = [
     "ARCHITECTURES",
     "GRIDS",
     "Architecture",
+    "Convolution",
     "Decoder",
     "Dropout",
     "DroppedCode",
     "Encoder",
     "Residual",
     "Sizes",
+    "TiedLinear",
+    "Transposed",
+    "Weighted",
+    "after",
     "architecture",
-    "conv",
-    "conv_grid",
+    "dense",
     "initialise",
     "linear",
     "mlp",
+    "shaped",
+    "silenced",
 ]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -44,7 +50,11 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "linear": nn.Identity,
 }
-Layer = TypeVar("Layer", nn.Linear, nn.Conv2d | nn.ConvTranspose2d)
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+Weighted = nn.Linear | Convolution | Transposed
+"""A layer with a weight."""
+Layer = TypeVar("Layer", bound=Weighted)
 RECTIFIERS = {"relu", "leaky_relu", "elu", "gelu", "silu"}
 
 
@@ -98,7 +108,7 @@ def linear(sizes: Sizes) -> tuple[nn.Module, nn.Module]:
     """Build one affine layer each way: the autoencoder whose optimum is PCA's subspace."""
     encoder = [nn.Flatten(), initialise(nn.Linear(prod(sizes.x), prod(sizes.h)))]
     decoder = [initialise(nn.Linear(prod(sizes.z), prod(sizes.out)))]
-    return Encoder(*encoder, *_shape(sizes.h)), Decoder(nn.Flatten(), *decoder, *_shape(sizes.out))
+    return Encoder(*encoder, *shaped(sizes.h)), Decoder(nn.Flatten(), *decoder, *shaped(sizes.out))
 
 
 @architecture
@@ -119,88 +129,15 @@ def mlp(
     """
     widths = (prod(sizes.x), *((256, 128) if hidden is None else hidden))
     top = initialise(nn.Linear(widths[-1], prod(sizes.h)))
-    layers = _dense(widths, activation, dropout, batch_norm, blocks)
-    encoder = Encoder(nn.Flatten(), *layers, top, *_shape(sizes.h))
+    layers = dense(widths, activation, dropout, batch_norm, blocks)
+    encoder = Encoder(nn.Flatten(), *layers, top, *shaped(sizes.h))
     mirrored = (prod(sizes.z), *widths[:0:-1])
     bottom: nn.Module = initialise(nn.Linear(mirrored[-1], prod(sizes.out)))
-    layers = [*_dense(mirrored, activation, dropout, batch_norm, blocks), bottom]
+    layers = [*dense(mirrored, activation, dropout, batch_norm, blocks), bottom]
     if tied:
         layers = _tie(encoder, layers)
-    decoder = Decoder(nn.Flatten(), *layers, *_shape(sizes.out))
-    return _silenced(encoder, decoder) if linear_path else (encoder, decoder)
-
-
-@architecture
-def conv(
-    sizes: Sizes,
-    *,
-    hidden: Sequence[int] | None = None,
-    activation: str = "silu",
-    dropout: float = 0.0,
-    batch_norm: bool = False,
-    blocks: int = 0,
-    downsampling: str = "stride",
-    linear_path: bool = False,
-) -> tuple[nn.Module, nn.Module]:
-    """Build 2-d convolutions that halve the image once per entry of `hidden`, and their mirror.
-
-    Any height and width work: each stage rounds up, and its transposed convolution returns to
-    the exact size. `downsampling` halves by a stride of 2 or by pooling (max, average). Beside a
-    linear path the networks start at zero.
-    """
-    if len(sizes.x) != 3:
-        raise ParameterError(
-            f"architecture='conv' needs images (channels, height, width); a sample here has the "
-            f"shape {sizes.x}. Use architecture='mlp', or modality='image'."
-        )
-    stages = _stages(sizes.x, hidden)
-    widths = [sizes.x[0], *(width for width, _ in stages)]
-    grids = [sizes.x[1:], *(grid for _, grid in stages)]
-    down: list[nn.Module] = []
-    up: list[nn.Module]
-    for a, b in pairwise(widths):
-        down += _stage(nn.Conv2d, a, b, activation, dropout, batch_norm, downsampling)
-        down += [_convolved(b, activation, dropout, batch_norm) for _ in range(blocks)]
-    inner = (widths[-1], *grids[-1])
-    if sizes.h[1:] == sizes.z[1:] == grids[-1]:  # a map of codes
-        encoder = [*down, initialise(nn.Conv2d(inner[0], sizes.h[0], 1))]
-        mixed = nn.Conv2d(sizes.z[0], inner[0], 3, padding=1)
-        up = [initialise(mixed, activation), ACTIVATIONS[activation]()]
-    else:
-        dense = initialise(nn.Linear(prod(inner), prod(sizes.h)))
-        encoder = [*down, nn.Flatten(), dense, *_shape(sizes.h)]
-        up = [nn.Flatten(), *_dense((prod(sizes.z), prod(inner)), activation, 0.0, False)]
-        up.append(nn.Unflatten(1, inner))
-    for i in range(len(stages), 0, -1):
-        size, last = grids[i - 1], i == 1
-        padding = tuple((side + 1) % 2 for side in size)
-        up += _stage(
-            nn.ConvTranspose2d,
-            widths[i],
-            sizes.out[0] if last else widths[i - 1],
-            "linear" if last else activation,
-            0.0 if last else dropout,
-            batch_norm and not last,
-            output_padding=padding,
-        )
-        up += [
-            _convolved(widths[i - 1], activation, dropout, batch_norm)
-            for _ in range(0 if last else blocks)
-        ]
-    if not stages:
-        last_layer = initialise(nn.Linear(prod(sizes.z), prod(sizes.out)))
-        up = [nn.Flatten(), last_layer, *_shape(sizes.out)]
-    pair = Encoder(*encoder), Decoder(*up)
-    return _silenced(*pair) if linear_path else pair
-
-
-def conv_grid(x: tuple[int, ...], hidden: Sequence[int] | None) -> tuple[int, ...]:
-    """Return the size of the last feature map of `conv`; () where there is none."""
-    stages = _stages(x, hidden) if len(x) == 3 else []
-    return stages[-1][1] if stages else ()
-
-
-GRIDS["conv"] = conv_grid
+    decoder = Decoder(nn.Flatten(), *layers, *shaped(sizes.out))
+    return silenced(encoder, decoder) if linear_path else (encoder, decoder)
 
 
 # -- pieces ---------------------------------------------------------------------------------
@@ -244,8 +181,8 @@ class Residual(nn.Sequential):
 
     def __init__(
         self,
-        inner: Layer,
-        outer: Layer,
+        inner: nn.Linear | Convolution,
+        outer: nn.Linear | Convolution,
         norms: Sequence[nn.Module],
         activation: str,
         dropout: float,
@@ -280,11 +217,11 @@ class TiedLinear(nn.Module):
 def initialise(layer: Layer, activation: str = "linear") -> Layer:
     """Draw He weights before a rectifier, Xavier otherwise (He 2015; Glorot 2010); zero bias."""
     if activation in RECTIFIERS:
-        transposed = isinstance(layer, nn.ConvTranspose2d)
+        transposed = isinstance(layer, Transposed)
         nn.init.kaiming_normal_(layer.weight, mode="fan_out" if transposed else "fan_in")
-        if transposed:  # a stride of 2 spreads each input over a quarter of the outputs
+        if transposed:  # a stride of 2 spreads each input over half of the outputs of each axis
             with torch.no_grad():
-                layer.weight.mul_(2.0)
+                layer.weight.mul_(2 ** (layer.weight.ndim / 2 - 1))
     else:
         nn.init.xavier_uniform_(layer.weight)
     if layer.bias is not None:
@@ -292,26 +229,14 @@ def initialise(layer: Layer, activation: str = "linear") -> Layer:
     return layer
 
 
-def _stages(x: tuple[int, ...], hidden: Sequence[int] | None) -> list[tuple[int, tuple[int, int]]]:
-    """Return channels and size of the map after each stage of `conv`."""
-    _, height, width = x
-    if hidden is None:
-        count = max(2, ceil(log2(max(height, width, 9) / 8)))
-        hidden = [min(32 * 2**i, 256) for i in range(count)]
-    stages = []
-    for channels in hidden:
-        height, width = ceil(height / 2), ceil(width / 2)
-        stages.append((channels, (height, width)))
-    return stages
-
-
-def _dense(
+def dense(
     widths: Sequence[int], activation: str, dropout: float, batch_norm: bool, blocks: int = 0
 ) -> list[nn.Module]:
+    """Return linear layers of these widths, each with what follows it."""
     layers: list[nn.Module] = []
     for a, b in pairwise(widths):
         layers.append(initialise(nn.Linear(a, b, bias=not batch_norm), activation))
-        layers += _after(nn.BatchNorm1d, b, activation, dropout, batch_norm)
+        layers += after(nn.BatchNorm1d, b, activation, dropout, batch_norm)
         for _ in range(blocks):
             inner = nn.Linear(b, b, bias=not batch_norm)
             norms = [nn.BatchNorm1d(b) for _ in range(2 * batch_norm)]
@@ -319,40 +244,10 @@ def _dense(
     return layers
 
 
-def _convolved(width: int, activation: str, dropout: float, batch_norm: bool) -> "Residual":
-    inner, outer = (
-        nn.Conv2d(width, width, 3, padding=1, bias=bias) for bias in (not batch_norm, True)
-    )
-    norms = [nn.BatchNorm2d(width) for _ in range(2 * batch_norm)]
-    return Residual(inner, outer, norms, activation, dropout)
-
-
-def _stage(
-    kind: type[nn.Conv2d] | type[nn.ConvTranspose2d],
-    a: int,
-    b: int,
-    activation: str,
-    dropout: float,
-    batch_norm: bool,
-    downsampling: str = "stride",
-    **options: tuple[int, ...],
-) -> list[nn.Module]:
-    stride = 2 if downsampling == "stride" else 1
-    layer = kind(a, b, 3, stride, padding=1, bias=not batch_norm, **options)  # type: ignore[arg-type]
-    layers = [
-        initialise(layer, activation),
-        *_after(nn.BatchNorm2d, b, activation, dropout, batch_norm),
-    ]
-    if downsampling == "max":
-        layers.append(nn.MaxPool2d(2, ceil_mode=True))
-    elif downsampling == "average":
-        layers.append(nn.AvgPool2d(2, ceil_mode=True))
-    return layers
-
-
-def _after(
+def after(
     norm: type[nn.Module], width: int, activation: str, dropout: float, batch_norm: bool
 ) -> list[nn.Module]:
+    """Return what follows a layer: norm, activation, dropout."""
     layers: list[nn.Module] = [norm(width)] if batch_norm else []
     if activation != "linear":
         layers.append(ACTIVATIONS[activation]())
@@ -361,17 +256,16 @@ def _after(
     return layers
 
 
-def _silenced(*networks: nn.Module) -> tuple[nn.Module, nn.Module]:
+def silenced(encoder: nn.Module, decoder: nn.Module) -> tuple[nn.Module, nn.Module]:
     """Let networks start at zero: their last layers' weights."""
-    for network in networks:
-        kinds = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
-        for last in [layer for layer in network.modules() if isinstance(layer, kinds)][-1:]:
+    for network in (encoder, decoder):
+        for last in [layer for layer in network.modules() if isinstance(layer, Weighted)][-1:]:
             nn.init.zeros_(last.weight)
-    encoder, decoder = networks
     return encoder, decoder
 
 
-def _shape(shape: tuple[int, ...]) -> list[nn.Module]:
+def shaped(shape: tuple[int, ...]) -> list[nn.Module]:
+    """Return what gives vectors this shape."""
     return [] if len(shape) == 1 else [nn.Unflatten(1, shape)]
 
 

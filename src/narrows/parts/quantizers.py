@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from narrows.errors import ParameterError
 from narrows.parts.codebooks import LinearTable, Table, choose
+from narrows.parts.convolutions import KINDS
 from narrows.parts.latents import Charges, Latent, latent
 
 __all__ = ["FSQ", "Codebook", "Grid", "Hierarchical", "SimVQ"]
@@ -231,7 +232,7 @@ class Hierarchical(Codebook):
         self.coarse = tuple(ceil(side / 2) for side in self.grid)
         self.code_shape = (2 * self.dim, *self.grid)
         self.books = (0,) * prod(self.coarse) + (1,) * prod(self.grid)
-        kind = nn.Conv1d if len(self.grid) == 1 else nn.Conv2d
+        kind = KINDS[len(self.grid)].convolution
         self.down = kind(self.dim, self.dim, 3, 2, 1)
         self.up = kind(self.dim, self.dim, 3, 1, 1)
         self.mixed = kind(2 * self.dim, self.dim, 3, 1, 1)

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from narrows.parts.networks import Transposed, Weighted
+
 __all__ = ["Spectral", "bound_layers"]
 
 START = 15
@@ -21,7 +23,7 @@ class Spectral(nn.Module):
     u: Tensor
     v: Tensor
 
-    def __init__(self, layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> None:
+    def __init__(self, layer: Weighted) -> None:
         super().__init__()
         self.layer = layer
         matrix = self.matrix().detach()
@@ -32,7 +34,7 @@ class Spectral(nn.Module):
     def matrix(self) -> Tensor:
         """Return the weight as a matrix; a transposed convolution has its outputs second."""
         weight = self.layer.weight
-        if isinstance(self.layer, nn.ConvTranspose2d):
+        if isinstance(self.layer, Transposed):
             weight = weight.transpose(0, 1)
         return weight.flatten(1)
 
@@ -59,7 +61,7 @@ def bound_layers(module: nn.Module) -> list[Spectral]:
     """Wrap every linear and convolutional layer below a module, in place; return the wrappers."""
     bounded: list[Spectral] = []
     for name, child in list(module.named_children()):
-        if isinstance(child, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(child, Weighted):
             bounded.append(Spectral(child))
             module.set_submodule(name, bounded[-1])
         else:

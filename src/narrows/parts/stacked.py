@@ -2,11 +2,11 @@
 
 from torch import nn
 
-from narrows.parts.networks import Decoder, DroppedCode, Encoder, TiedLinear
+from narrows.parts.networks import Decoder, DroppedCode, Encoder, TiedLinear, Weighted
 
 __all__ = ["pairs"]
 
-WEIGHTED = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, TiedLinear)
+Layer = Weighted | TiedLinear
 
 
 def pairs(encoder: nn.Module, decoder: nn.Module) -> list[tuple[Encoder, Decoder]]:
@@ -27,8 +27,8 @@ def layers(network: nn.Module) -> list[list[nn.Module]]:
     if isinstance(network, DroppedCode):
         found, network = [[network.dropout]], network.decoder
     for module in network.children():
-        begins = isinstance(module, (nn.Flatten, *WEIGHTED))
-        if begins and any(isinstance(other, WEIGHTED) for other in found[-1]):
+        begins = isinstance(module, nn.Flatten | Layer)
+        if begins and any(isinstance(other, Layer) for other in found[-1]):
             found.append([])
         found[-1].append(module)
     return found

@@ -8,11 +8,13 @@ import numpy as np
 from narrows.data.arrays import as_plain
 from narrows.data.frames import is_frame
 from narrows.data.modalities.base import MODALITIES, Encoded, Modality
-from narrows.data.modalities.image import CHANNELS, Image
+from narrows.data.modalities.grid import CHANNELS, Grid
+from narrows.data.modalities.image import Image
 from narrows.data.modalities.table import Table
+from narrows.data.modalities.volume import Volume
 from narrows.errors import DataError
 
-__all__ = ["MODALITIES", "Encoded", "Image", "Modality", "Table", "modality_of"]
+__all__ = ["MODALITIES", "Encoded", "Grid", "Image", "Modality", "Table", "Volume", "modality_of"]
 
 
 def modality_of(X: Any, name: str = "auto") -> Modality:
@@ -25,6 +27,8 @@ def modality_of(X: Any, name: str = "auto") -> Modality:
         return replace(Table.describe(X), missing=True)
     if name == "image":
         return Image.describe(X)
+    if name == "volume":
+        return Volume.describe(X)
     if is_frame(X):
         return Table.describe(X)
     array = np.asarray(as_plain(X))
@@ -35,7 +39,8 @@ def modality_of(X: Any, name: str = "auto") -> Modality:
     if len(shape) > 2:
         raise DataError(
             f"Found array with dim {len(shape)} and shape {shape}, which can be read in more than "
-            "one way. Say modality='image' for images (n, height, width[, channels]), or reshape "
-            "to (n, features)."
+            "one way. Say modality='image' for images (n, height, width[, channels]), "
+            "modality='volume' for volumes (n, depth, height, width[, channels]), or reshape to "
+            "(n, features)."
         )
     return Table.describe(X)

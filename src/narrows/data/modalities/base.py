@@ -62,7 +62,8 @@ class Modality(ABC):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        MODALITIES[cls.name] = cls
+        if "name" in vars(cls):  # a base has none
+            MODALITIES[cls.name] = cls
 
     @classmethod
     @abstractmethod
