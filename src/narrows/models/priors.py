@@ -111,8 +111,7 @@ class FlowVAE(VAE):
     expectations are taken over one draw.
 
     Use it for samples that look like the data, where a normal prior does not fit the codes; not
-    where a code's units shall be read one by one. A bent posterior alone changes
-    little.
+    where a code's units shall be read one by one. A bent posterior alone changes little.
 
     Args:
         posterior: "planar" and "iaf" (inverse autoregressive) bend it, "gaussian" does not.
