@@ -125,7 +125,7 @@ NEUTRAL = {
 # Where a name means something else in another family.
 OWN_CHANGES = {
     ("ConditionalVAE", "alpha"): (5.0, {}),
-    ("FlowVAE", "prior"): ("realnvp", {}),
+    ("FlowVAE", "prior"): ("normal", {"posterior": "iaf"}),
     ("HierarchicalVAE", "kl_warmup"): (0.9, {}),
     ("HierarchicalVAE", "levels"): (3, {}),
     ("StackedAutoencoder", "architecture"): ("mlp", {"modality": "image", "hidden": (4,)}),

@@ -157,6 +157,37 @@ def test_a_flow_latent_without_flows_is_the_gaussian_latent():
     torch.testing.assert_close(flow.mean(h), gaussian.mean(h))
 
 
+@pytest.mark.parametrize("posterior", ["gaussian", "iaf"])
+@pytest.mark.parametrize("prior", ["normal", "realnvp"])
+def test_the_units_of_a_code_move_nothing_but_its_divergence(posterior, prior):
+    """z = z' / s costs sum_j log s_j more in log q, and the decoder sees z' whatever s is."""
+    latent = randomise(Flow(3, posterior, prior, 2)).train()
+    h, noise = 0.5 * torch.randn(6, *latent.width), torch.randn(6, 3)
+    h[:, 3:6] -= 30  # far below the variances' cap, which is a matter of units
+
+    def look():
+        z, ratio = latent.draw(h, noise)
+        return latent.seen(z), ratio + latent.prior().log_prob(z), latent.seen(latent.mean(h))
+
+    seen, log_q, mean = look()
+    latent.moment.copy_(torch.tensor([0.25, 1.0, 9.0]))
+    now_seen, now_log_q, now_mean = look()
+    torch.testing.assert_close(now_log_q, log_q + np.log(0.5) + np.log(3.0))
+    torch.testing.assert_close(now_seen, seen)
+    torch.testing.assert_close(now_mean, mean)
+
+
+@pytest.mark.parametrize("posterior", ["gaussian", "iaf", "planar"])
+def test_draws_come_to_a_second_moment_of_one(posterior):
+    latent = randomise(Flow(3, posterior, "realnvp", 2)).train()
+    h = 3 * torch.randn(500, *latent.width) - 1
+    before = latent.draw(h)[0].square().mean(0)
+    for _ in range(400):
+        latent.update(h)
+    assert ((before - 1).abs() > 0.5).any()
+    torch.testing.assert_close(latent.draw(h)[0].square().mean(0), torch.ones(3), atol=0.2, rtol=0)
+
+
 # -- pseudo-inputs ----------------------------------------------------------------------------
 
 
@@ -225,9 +256,10 @@ def test_pseudo_inputs_start_at_the_training_samples_and_only_once():
 
 RICHER = {
     "VampPriorVAE": {},
-    "FlowVAE": {"posterior": "gaussian", "prior": "realnvp"},
-    "FlowVAE-planar": {"posterior": "planar"},
-    "FlowVAE-iaf": {"posterior": "iaf"},
+    "FlowVAE": {},
+    "FlowVAE-planar": {"posterior": "planar", "prior": "normal"},
+    "FlowVAE-iaf": {"posterior": "iaf", "prior": "normal"},
+    "FlowVAE-both": {"posterior": "iaf", "flows": 2},
 }
 
 
@@ -265,7 +297,7 @@ def test_flows_of_nothing_are_refused():
         narrows.FlowVAE(posterior="gaussian", prior="normal").build(TABLE)
     with pytest.raises(ParameterError, match="A flow latent has no prior 'nvp'"):
         Flow(3, prior="nvp")
-    with pytest.raises(ParameterError, match="couples units and needs a code of 2"):
+    with pytest.raises(ParameterError, match=r"a code of 2 or more.*set prior='normal'"):
         narrows.FlowVAE(latent_dim=1, prior="realnvp").build(TABLE)
     with pytest.raises(ParameterError, match=r"no posterior 'iaff'\. Did you mean 'iaf'"):
         Flow(3, posterior="iaff")

@@ -103,15 +103,15 @@ class PseudoInputs(SampledKL):
 
 
 class FlowVAE(VAE):
-    """Normalising flows bend the Gaussian posterior, the prior, or both.
+    """Normalising flows bend the normal prior to fit the codes, the Gaussian posterior, or both.
 
     E[-log p(x | z)] + beta * E[log q(z | x) - log p(z)]
 
-    With z = f_L(...f_1(z_0)), log q(z | x) = log N(z_0) - sum_l log |det df_l|. Both expectations
-    are taken over one draw.
+    With z = f_L(...f_1(z_0)), log p(z) = log N(z_0) - sum_l log |det df_l|, and so for q. Both
+    expectations are taken over one draw.
 
-    Use it where the posterior or the prior is no Gaussian; not where a code's units shall be read
-    one by one.
+    Use it for samples that look like the data, where a normal prior does not fit the codes; not
+    where a code's units shall be read one by one. A bent posterior alone changes little.
 
     Args:
         posterior: "planar" and "iaf" (inverse autoregressive) bend it, "gaussian" does not.
@@ -127,13 +127,13 @@ class FlowVAE(VAE):
 
     >>> from narrows import FlowVAE
     >>> from sklearn.datasets import load_iris
-    >>> FlowVAE(latent_dim=2, prior="realnvp", epochs=20).fit(load_iris().data).sample(3).shape
+    >>> FlowVAE(latent_dim=2, epochs=20).fit(load_iris().data).sample(3).shape
     (3, 4)
     """
 
-    posterior: Annotated[str, OneOf(("gaussian", *POSTERIOR_FLOWS))] = "iaf"
-    prior: Annotated[str, OneOf(("normal", *PRIOR_FLOWS))] = "normal"
-    flows: Count = 4
+    posterior: Annotated[str, OneOf(("gaussian", *POSTERIOR_FLOWS))] = "gaussian"
+    prior: Annotated[str, OneOf(("normal", *PRIOR_FLOWS))] = "realnvp"
+    flows: Count = 8
 
     def latent(self) -> Gaussian:
         """Return a Gaussian with flows."""

@@ -187,8 +187,9 @@ class WassersteinAutoencoder(BaseAutoencoder):
     estimated without bias, its kernel summed over seven bandwidths (WAE-MMD). It is as noisy as
     the batch is small.
 
-    Use it for sharper samples than a VAE's from a normal prior; not with small batches, from which
-    the discrepancy is hard to estimate.
+    Use it for a deterministic code near a normal prior; not with small batches, from which the
+    discrepancy is hard to estimate. It misses much of how codes of many units differ from the
+    prior; `sample(n, density=True)` draws from a density fitted to them.
 
     Args:
         matching: weight of the discrepancy; λ in the paper.

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from narrows.errors import ParameterError, nearest
-from narrows.parts.latents import DiagonalGaussian, Distribution, SampledKL, latent
+from narrows.parts.latents import DiagonalGaussian, Distribution, SampledKL, capped, latent
 from narrows.parts.networks import initialise
 
 __all__ = ["IAF", "POSTERIOR_FLOWS", "PRIOR_FLOWS", "Flow", "FlowPrior", "Planar", "RealNVP"]
@@ -15,7 +15,13 @@ __all__ = ["IAF", "POSTERIOR_FLOWS", "PRIOR_FLOWS", "Flow", "FlowPrior", "Planar
 Mapped = tuple[Tensor, Tensor]
 """Codes ``(batch, dim)``, and log |det| of the map at each of them, ``(batch,)``."""
 HIDDEN = 64
-"""Units of a flow's hidden layers."""
+"""Units of an autoregressive flow's hidden layers."""
+COUPLING = 128
+"""Units of a coupling's."""
+REACH = 10.0
+"""How far from 0 a coupling tells codes apart: or shifts of shifts would know no bounds."""
+STRETCH = 0.25
+"""Largest log-scale of one coupling."""
 GATE = 2.0
 """Where an autoregressive flow's gates start: near the identity."""
 
@@ -127,11 +133,12 @@ class RealNVP(nn.Module):
 
     masks: Tensor
 
-    def __init__(self, dim: int, flows: int, hidden: int = HIDDEN) -> None:
+    def __init__(self, dim: int, flows: int, hidden: int = COUPLING) -> None:
         super().__init__()
         if dim < 2:
             raise ParameterError(
-                f"A RealNVP flow couples units and needs a code of 2 or more. Got {dim}."
+                "A RealNVP flow couples units and needs a code of 2 or more. Got "
+                f"latent_dim={dim}; set prior='normal' with a flow for the posterior."
             )
         turns = (torch.arange(dim) + torch.arange(flows)[:, None]) % 2
         self.register_buffer("masks", turns.float(), persistent=False)
@@ -166,8 +173,13 @@ def _coefficients(dim: int, hidden: int) -> nn.Module:
 
 def _masked(net: nn.Module, mask: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """Return log-scale and shift of the half that the mask leaves out."""
-    scale, shift = net(z * mask).chunk(2, 1)
-    return torch.tanh(scale) * (1 - mask), shift * (1 - mask)
+    scale, shift = net(bounded(z * mask, REACH)).chunk(2, 1)
+    return bounded(scale, STRETCH) * (1 - mask), shift * (1 - mask)
+
+
+def bounded(x: Tensor, bound: float) -> Tensor:
+    """Return x, smoothly held between -bound and bound."""
+    return bound * torch.tanh(x / bound)
 
 
 POSTERIOR_FLOWS: dict[str, type[Planar] | type[IAF]] = {"planar": Planar, "iaf": IAF}
@@ -206,7 +218,7 @@ class Flow(SampledKL):
     """
 
     def __init__(
-        self, dim: int, posterior: str = "iaf", prior: str = "normal", flows: int = 4
+        self, dim: int, posterior: str = "gaussian", prior: str = "realnvp", flows: int = 8
     ) -> None:
         super().__init__(dim)
         known = {"posterior": ("gaussian", *POSTERIOR_FLOWS), "prior": ("normal", *PRIOR_FLOWS)}
@@ -222,26 +234,32 @@ class Flow(SampledKL):
             self.width = (2 * dim + self.bend.width,)
 
     def base(self, h: Tensor) -> DiagonalGaussian:
-        """Return what the posterior's flows start from."""
-        return super().posterior(h[:, : 2 * self.code_shape[0]])
+        """Return what the posterior's flows start from; without any, the posterior."""
+        if self.bend is None:
+            return super().posterior(h)
+        return capped(*h[:, : 2 * self.code_shape[0]].chunk(2, 1))
 
     def draw(self, h: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return a draw z and log q(z | x) - log p(z), ``(batch,)``."""
         base = self.base(h)
-        z = base.rsample(noise)
-        log_q = base.log_prob(z)
-        if self.bend is not None:
-            z, log_det = self.bend(z, h[:, 2 * self.code_shape[0] :])
-            log_q = log_q - log_det
-        return z, log_q - self.prior().log_prob(z)
+        start = base.rsample(noise)
+        z, log_det = self.bent(start, h)
+        return z, base.log_prob(start) - log_det - self.prior().log_prob(z)
+
+    def bent(self, z: Tensor, h: Tensor) -> Mapped:
+        """Carry draws of the base through the posterior's flows, into units of second moment 1."""
+        if self.bend is None:
+            return z, torch.zeros_like(z[:, 0])
+        z, log_det = self.bend(z, h[:, 2 * self.code_shape[0] :])
+        return z * self.moment.rsqrt(), log_det - 0.5 * self.moment.log().sum()
 
     def mean(self, h: Tensor) -> Tensor:
         """Return the base's mean, carried through the flows."""
-        mean = self.base(h).mean
-        if self.bend is None:
-            return mean
-        z: Tensor = self.bend(mean, h[:, 2 * self.code_shape[0] :])[0]
-        return z
+        return self.bent(self.base(h).mean, h)[0]
+
+    def squares(self, h: Tensor) -> Tensor:
+        """Return the squared draws of each sample: one draw of each, where flows bend them."""
+        return super().squares(h) if self.bend is None else self.draw(h)[0].square()
 
     def posterior(self, h: Tensor) -> DiagonalGaussian | None:  # type: ignore[override]
         """Return q(z | x) where no flow bends it: a bent one knows the density of its draws."""

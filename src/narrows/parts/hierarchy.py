@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from narrows.parts.latents import CAP, Charges, DiagonalGaussian, Latent, latent
+from narrows.parts.latents import Charges, DiagonalGaussian, Latent, capped, latent
 from narrows.parts.networks import initialise
 
 __all__ = ["Ladder", "Relative", "combine"]
@@ -45,8 +45,7 @@ def combine(one: DiagonalGaussian, two: DiagonalGaussian) -> DiagonalGaussian:
 
 def normal(parameters: Tensor) -> DiagonalGaussian:
     """Return normals whose variances have a smooth cap."""
-    mean, logvar = parameters.chunk(2, 1)
-    return DiagonalGaussian(mean, CAP - F.softplus(CAP - logvar))
+    return capped(*parameters.chunk(2, 1))
 
 
 @latent

@@ -20,6 +20,7 @@ __all__ = [
     "Point",
     "Posterior",
     "SampledKL",
+    "capped",
     "latent",
 ]
 
@@ -88,6 +89,15 @@ class DiagonalGaussian:
     def kl(self) -> Tensor:
         """Return KL(q || N(0, I)) of each unit in nats, ``(batch, dim)`` (Kingma 2014, app. B)."""
         return 0.5 * (self.mean.square() + self.logvar.exp() - 1 - self.logvar)
+
+
+def capped(mean: Tensor, logvar: Tensor) -> DiagonalGaussian:
+    """Return a posterior whose variance an outlying x does not let overflow.
+
+    The cap is smooth, and hardly touches variances up to the prior's, beyond which no optimum
+    lies.
+    """
+    return DiagonalGaussian(mean, CAP - F.softplus(CAP - logvar))
 
 
 class Latent(nn.Module):
@@ -270,14 +280,9 @@ class Gaussian(Latent):
         return self.posterior(h).mean
 
     def posterior(self, h: Tensor) -> DiagonalGaussian:
-        """Return q(z | x).
-
-        A smooth cap keeps the variance of an outlying x from overflowing; it hardly touches
-        variances up to the prior's, beyond which no optimum lies.
-        """
+        """Return q(z | x)."""
         mean, logvar = h.chunk(2, 1)
-        logvar = logvar - self.moment.log()
-        return DiagonalGaussian(mean * self.moment.rsqrt(), CAP - F.softplus(CAP - logvar))
+        return capped(mean * self.moment.rsqrt(), logvar - self.moment.log())
 
     def seen(self, z: Tensor) -> Tensor:
         """Return the code in the encoder's units."""
@@ -285,10 +290,14 @@ class Gaussian(Latent):
 
     @torch.no_grad()
     def update(self, h: Tensor) -> None:
-        """Follow the second moment of the draws, which q gives in closed form."""
-        q = self.posterior(h)
-        square = (q.mean.square() + q.logvar.exp()).mean(0).clamp(max=self.largest)
+        """Follow the second moment of the draws."""
+        square = self.squares(h).mean(0).clamp(max=self.largest)
         self.moment.mul_(1 + self.rate * (square - 1))
+
+    def squares(self, h: Tensor) -> Tensor:
+        """Return the squared draws of each sample, which q expects in closed form."""
+        q = self.posterior(h)
+        return q.mean.square() + q.logvar.exp()
 
     def principal(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return probabilistic PCA's posterior: means of variance 1 - noise, and the variance."""
@@ -302,10 +311,7 @@ class Gaussian(Latent):
 
 
 class SampledKL(Gaussian):
-    """Base of Gaussian latents whose KL to the prior is estimated by the draw itself.
-
-    Their priors learn their own units, so the code keeps those of the encoder.
-    """
+    """Base of Gaussian latents whose KL to the prior is estimated by the draw itself."""
 
     def forward(self, h: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Charges]:
         """Return a draw (of zero noise in evaluation), and log q - log p there."""
@@ -313,13 +319,6 @@ class SampledKL(Gaussian):
             noise = torch.zeros_like(self.origin)  # type: ignore[arg-type]
         z, kl = self.draw(h, noise)
         return z, {"kl": kl}
-
-    def seen(self, z: Tensor) -> Tensor:
-        """Return the code as it is."""
-        return z
-
-    def update(self, h: Tensor) -> None:
-        """Change nothing."""
 
     def unit_kl(self, h: Tensor) -> None:
         """Return None: the divergence does not split into units."""
