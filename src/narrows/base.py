@@ -20,9 +20,11 @@ from narrows.data.sources import Batch, InMemory
 from narrows.density import CodePrior, Mixture
 from narrows.errors import DataError, ParameterError
 from narrows.fitting import (
+    EVEN,
     SLICE,
     FitOptions,
     assemble,
+    at_once,
     check_options,
     epochs,
     sources,
@@ -46,9 +48,6 @@ Codes = NDArray[Any]
 """Codes as they are remembered: float32, or the integers of discrete ones."""
 MODELS: dict[str, type["BaseAutoencoder"]] = {}
 """Every estimator by its class name."""
-EVEN = 16
-"""Samples pass in multiples of so many: products of few rows, and what is left over of a vector
-register, are rounded in another way, and a row's result would depend on its neighbours."""
 REMEMBERED = 10_000
 """Training codes that are kept, for a density over codes and for `diagnose`."""
 
@@ -506,7 +505,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         self.net_.eval()
         device = self._device()
         parts = []
-        for part in rows.split(SLICE):
+        for part in rows.split(at_once(source.x.shape[1:])):
             full = torch.cat([part, part[:1].expand(-len(part) % EVEN)])
             parts.append(function(source.take(full).to(device))[: len(part)])
         return torch.cat(parts).float().cpu()
@@ -536,7 +535,8 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         likelihood, device = self.net_.likelihood, self._device()
         finish = likelihood.sample if noise else likelihood.mean
         given = [codes] if condition is None else [codes, condition]
-        parts = zip(*(tensor.to(device).split(SLICE) for tensor in given), strict=True)
+        most = at_once(self.modality_.shape)
+        parts = zip(*(tensor.to(device).split(most) for tensor in given), strict=True)
         outs = [finish(self.net_.decoded(z, None, *context)) for z, *context in parts]
         return torch.cat(outs).float().cpu()
 

@@ -1,7 +1,7 @@
 """From data and parameters to what the loop needs: sources, a net, a number of epochs."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
 
 __all__ = [
+    "EVEN",
     "SLICE",
     "FitOptions",
     "assemble",
+    "at_once",
     "check_options",
     "epochs",
     "networks",
@@ -43,7 +45,12 @@ Weights = NDArray[np.float32]
 STEPS = 8000
 """What epochs="auto" aims at, within 10 to 100 epochs."""
 SLICE = 1024
-"""Samples that pass through a net at once before and after training."""
+"""Samples that pass through a net at once before and after training, at most."""
+VALUES = 2**22
+"""Values of the samples that do so, at most; but never fewer than `EVEN` samples."""
+EVEN = 16
+"""Samples pass in multiples of so many: products of few rows, and what is left over of a vector
+register, are rounded in another way, and a row's result would depend on its neighbours."""
 QUIET = 0.1
 """What the decoder's last weights start with of their usual size where it puts out logs."""
 NONLINEAR = "needs a code that can be a linear map of x: continuous, without an activation"
@@ -333,8 +340,14 @@ def start_latent(net: Net, source: InMemory) -> None:
     if count:
         rows = torch.linspace(0, len(source) - 1, count, dtype=torch.float64).long()
         net.eval()
-        parts = [net.encode(source.take(part))[0] for part in rows.split(SLICE)]
+        slices = rows.split(at_once(source.x.shape[1:]))
+        parts = [net.encode(source.take(part))[0] for part in slices]
         net.latent.start(torch.cat(parts))
+
+
+def at_once(shape: Sequence[int]) -> int:
+    """Return how many samples of a shape pass through a net at once."""
+    return max(EVEN, min(SLICE, VALUES // prod(shape) // EVEN * EVEN))
 
 
 def epochs(model: "BaseAutoencoder", source: InMemory) -> int:

@@ -257,7 +257,7 @@ def test_the_tie_holds(copied, tied, tmp_path, digits):
 
 
 def test_a_tied_weight_gets_the_gradient_of_both_its_places(tied, digits):
-    x, _ = tied.modality_.encode(digits.astype(float))
+    x, *_ = tied.modality_.encode(digits.astype(float))
     step = tied.net_(Batch(x, x))
     weight = tied.net_.encoder[1].weight
     (whole,) = torch.autograd.grad(step.nll.sum(), weight)

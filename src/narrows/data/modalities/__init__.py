@@ -8,7 +8,7 @@ import numpy as np
 from narrows.data.arrays import as_plain
 from narrows.data.frames import is_frame
 from narrows.data.modalities.base import MODALITIES, Encoded, Modality
-from narrows.data.modalities.grid import CHANNELS, Grid
+from narrows.data.modalities.grid import Grid
 from narrows.data.modalities.image import Image
 from narrows.data.modalities.table import Table
 from narrows.data.modalities.volume import Volume
@@ -33,8 +33,9 @@ def modality_of(X: Any, name: str = "auto") -> Modality:
         return Table.describe(X)
     array = np.asarray(as_plain(X))
     shape = array.shape
+    channels = Image.channels
     first, last = (shape[1], shape[3]) if len(shape) == 4 else (0, 0)
-    if (len(shape) == 3 and array.dtype == np.uint8) or (first in CHANNELS) != (last in CHANNELS):
+    if (len(shape) == 3 and array.dtype == np.uint8) or (first in channels) != (last in channels):
         return Image.describe(X)
     if len(shape) > 2:
         raise DataError(

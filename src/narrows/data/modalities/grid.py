@@ -12,9 +12,8 @@ from narrows.data.modalities.base import Array, Encoded, Modality
 from narrows.data.scaling import Range, fit_scaling, log_counts
 from narrows.errors import DataError
 
-__all__ = ["CHANNELS", "Grid"]
+__all__ = ["Grid"]
 
-CHANNELS = (1, 3, 4)
 WHOLE = ("uint8", "uint16")
 """Types of values that come back as they were; all others come back as float32."""
 
@@ -35,6 +34,8 @@ class Grid(Modality):
     """What they are made of."""
     sides: ClassVar[tuple[str, ...]]
     """The axes of a sample."""
+    channels: ClassVar[tuple[int, ...]] = (1, 3, 4)
+    """How many there are where they tell which axis is theirs."""
 
     layout: str = ""
     dtype: str = "float32"
@@ -50,7 +51,7 @@ class Grid(Modality):
                 f"modality='{cls.name}' needs {cls.plural} (n, {axes}), (n, {axes}, channels) or "
                 f"(n, channels, {axes}); X has the shape {X.shape}. Reshape your data."
             )
-        first, last = X.shape[1] in CHANNELS, X.shape[-1] in CHANNELS
+        first, last = X.shape[1] in cls.channels, X.shape[-1] in cls.channels
         if plain:
             shape, layout = (1, *X.shape[1:]), ""
         elif first and last:

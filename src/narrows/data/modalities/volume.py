@@ -15,3 +15,4 @@ class Volume(Grid):
     plural = "volumes"
     points = "voxels"
     sides = ("depth", "height", "width")
+    channels = (1, 2, 3, 4)
