@@ -20,6 +20,7 @@ from narrows.parts.critics import (
     detection,
     gradient_penalty,
     permute_dims,
+    standardised,
 )
 from narrows.parts.latents import DiagonalGaussian
 from narrows.parts.matched import Matched
@@ -190,6 +191,36 @@ def test_the_best_critic_gives_the_closed_form_of_the_total_correlation(digits):
     step = narrows.net.replace(step, z=correlated(200_000))
     found = float(model.objective(step)["total_correlation"].mean())
     assert found == pytest.approx(3.0 * EXACT, rel=0.02)
+
+
+def test_shifts_and_scales_of_units_hide_no_total_correlation(digits):
+    """The same price, also to the encoder: no gradient points along them."""
+    model = narrows.FactorVAE(**SMALL, gamma=3.0).fit(digits)
+    step = model.net_(batch_of(model, digits))
+    model.net_.critic = Ratio()
+    z = correlated(1000)
+    scale = torch.tensor([0.1, 5.0], requires_grad=True)
+    shift = torch.tensor([1.0, -20.0], requires_grad=True)
+    prices = [
+        model.objective(narrows.net.replace(step, z=code))["total_correlation"]
+        for code in (z, z * scale + shift)
+    ]
+    torch.testing.assert_close(prices[1], prices[0], rtol=1e-3, atol=1e-3)
+    for gradient in gradients(prices[1].mean(), [scale, shift]):
+        assert gradient.abs().max() < 1e-3
+
+
+def test_the_critic_of_factor_vae_sees_standardised_codes_and_their_shuffles(digits):
+    model = narrows.FactorVAE(**SMALL).fit(digits)
+    batch, seen = batch_of(model, digits), []
+    moves = model.losses(batch)
+    z = next(moves).step.z
+    model.net_.critic.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    next(moves)
+    torch.testing.assert_close(seen[0], standardised(z.detach()))
+    torch.testing.assert_close(seen[1].sort(0).values, seen[0].sort(0).values)
+    torch.testing.assert_close(seen[0].mean(0), torch.zeros(2), rtol=0, atol=1e-5)
+    torch.testing.assert_close(seen[0].std(0, correction=0), torch.ones(2), rtol=1e-4, atol=0)
 
 
 def test_a_critic_of_shuffled_codes_finds_the_total_correlation():

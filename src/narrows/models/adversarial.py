@@ -14,7 +14,14 @@ from narrows.data.sources import Batch
 from narrows.errors import ParameterError
 from narrows.fields import Count, NonNegative, Positive
 from narrows.net import Move, Net, Player, Running, Step, Terms
-from narrows.parts.critics import Critic, deception, detection, gradient_penalty, permute_dims
+from narrows.parts.critics import (
+    Critic,
+    deception,
+    detection,
+    gradient_penalty,
+    permute_dims,
+    standardised,
+)
 from narrows.parts.latents import Distribution, Gaussian
 from narrows.parts.likelihoods import Gaussian as Normal
 from narrows.parts.matched import Matched
@@ -88,7 +95,9 @@ class FactorVAE(_Adversarial):
     E[-log p(x | z)] + KL(q(z | x) || N(0, I)) + gamma * KL(q(z) || prod_j q(z_j))
 
     The last is the mean logit of a critic that tells codes from codes whose units were shuffled
-    over the batch: at its best, the logit is log q(z) / prod_j q(z_j).
+    over the batch: at its best, the logit is log q(z) / prod_j q(z_j). It sees units of mean 0 and
+    deviation 1 over the batch, which leaves their total correlation as it is: from a critic of
+    bare codes, the encoder hides in shifts and small deviations faster than that critic follows.
 
     Use it for codes whose units vary independently when a critic may be trained beside them; not
     where a second player's tuning is unwelcome (see BetaTCVAE).
@@ -121,14 +130,15 @@ class FactorVAE(_Adversarial):
 
     def objective(self, step: Step) -> Terms:
         """Add the estimate of the total correlation."""
-        correlation = self.gamma * self._critic(step.z)
+        correlation = self.gamma * self._critic(standardised(step.z))
         return super().objective(step) | {"total_correlation": correlation}
 
     def losses(self, batch: Batch) -> Iterator[Move]:
         """Let the autoencoder move, then the critic on the same codes and their shuffles."""
         step = self.net_(batch)
         yield Move("autoencoder", self.objective(step), step)
-        yield self._detect(step.z, permute_dims(step.z))
+        z = standardised(step.z.detach())
+        yield self._detect(z, permute_dims(z))
 
 
 class _Matching(_Adversarial):
