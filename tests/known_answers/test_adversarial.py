@@ -430,9 +430,10 @@ def test_labels_are_asked_for(y, message, digits):
         narrows.SemiSupervisedAdversarialAutoencoder().fit(digits[:64], y)
 
 
-def test_encoder_and_decoder_of_a_vaegan_pay_what_the_paper_says(digits):
-    """The gradients of one move against those of two separate losses."""
-    model = narrows.VAEGAN(**SMALL, gamma=0.3, beta=2.0, scale=0.5).fit(digits)
+@pytest.mark.parametrize("direct", [0.0, 0.4])
+def test_encoder_and_decoder_of_a_vaegan_pay_what_they_should(digits, direct):
+    """The gradients of one move against those of two separate losses; the paper's at direct=0."""
+    model = narrows.VAEGAN(**SMALL, gamma=0.3, beta=2.0, scale=0.5, direct=direct).fit(digits)
     net, batch = model.net_.eval(), batch_of(model, digits)
     torch.manual_seed(1)
     loss = sum(term.mean() for term in paid(model, batch).values())
@@ -440,18 +441,20 @@ def test_encoder_and_decoder_of_a_vaegan_pay_what_the_paper_says(digits):
     h = net.encoder(batch)
     mean, logvar = net.latent.posterior(h).mean, net.latent.posterior(h).logvar
     prior = torch.randn(64, 2)
-    wanted = net.critic.features(batch.x).detach()
+    wanted, values = net.critic.features(batch.x).detach(), batch.x.shape[1]
 
-    def feature(z):
-        found = net.critic.features(net.decode(z))
-        scaled = ((found - wanted) / 0.5).square() + 2 * log(0.5) + log(2 * pi)
-        return 0.5 * scaled.sum(1).mean()
+    def normal(found, wanted):
+        return 0.5 * (((found - wanted) / 0.5).square() + 2 * log(0.5) + log(2 * pi)).mean()
+
+    def unlikeness(z):
+        feature = normal(net.critic.features(net.decode(z)), wanted)
+        return (feature + direct * normal(net.decode(z), batch.x)) / (1 + direct)
 
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(1).mean()
     fooled = sum(-logsigmoid(net.critic(net.decode(z))).mean() for z in (mean, prior))
     losses = {
-        "encoder": 2.0 * kl + feature(mean),
-        "decoder": 0.3 / 16 * feature(mean) + fooled,  # of 16 features
+        "encoder": 2.0 * kl + values * unlikeness(mean),
+        "decoder": 0.3 * unlikeness(mean) + fooled,
     }
     for name, expected in losses.items():
         own = list(net.get_submodule(name).parameters())
@@ -469,7 +472,27 @@ def test_the_critic_of_a_vaegan_sees_decoded_and_generated_samples(digits):
     assert float(move.terms["critic"].detach().mean()) == pytest.approx(3 * log(2))
 
 
-def test_the_nll_of_the_data_trains_nothing_but_its_scale(digits):
+def test_the_critic_of_a_vaegan_is_dense_beside_dense_nets(digits):
+    X = digits.reshape(-1, 8, 8)
+    for architecture, convolves in [("mlp", False), ("conv", True)]:
+        options = SMALL | {"critic_hidden": (3,), "hidden": (4,), "epochs": 1}
+        model = narrows.VAEGAN(**options, architecture=architecture, modality="image").fit(X)
+        kinds = [isinstance(module, nn.Conv2d) for module in model.net_.critic.modules()]
+        assert any(kinds) == convolves
+
+
+def test_r1_of_an_eighth_of_the_samples_is_that_of_all_in_the_mean(digits):
+    model = narrows.VAEGAN(**SMALL, r1=3.0).fit(digits)
+    true = batch_of(model, digits).x
+    alone = gradient_penalty(model.net_.critic, true).detach()
+    found = model._detect(true, true).terms["critic_r1"].detach()
+    assert found.shape == (64,)
+    assert float(found.mean()) == pytest.approx(3.0 * float(alone[:8].mean()), rel=1e-5)
+    found = model._detect(true[:3], true[:3]).terms["critic_r1"].detach()  # never of none
+    assert float(found.mean()) == pytest.approx(3.0 * float(alone[0]), rel=1e-5)
+
+
+def test_the_nll_of_the_data_is_a_term_that_trains_nothing_but_its_scale(digits):
     model = narrows.VAEGAN(**SMALL, scale="learned").fit(digits)
     nll = paid(model, batch_of(model, digits))["nll"].mean()
     names, parameters = zip(*model.net_.named_parameters(), strict=True)
