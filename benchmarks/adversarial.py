@@ -23,7 +23,7 @@ SEEDS = range(5)
 MODELS: dict[str, tuple[type[BaseAutoencoder], int, dict[str, object]]] = {
     "aae": (AdversarialAutoencoder, 2, {"architecture": "mlp"}),
     "factor": (FactorVAE, 2, {"architecture": "mlp"}),
-    "vaegan": (VAEGAN, 3, {"architecture": "mlp", "critic_hidden": (16, 32)}),
+    "vaegan": (VAEGAN, 3, {"architecture": "mlp"}),
 }
 
 

@@ -83,6 +83,7 @@ CHANGES = {
     "version": ("I", {}),
     "off_diagonal": (50.0, {}),
     "diagonal": (50.0, {}),
+    "direct": (0.0, {}),
     "kernel": ("rbf", {}),
     "matching": (5.0, {}),
     "regularizer": ("gradient_penalty", {}),

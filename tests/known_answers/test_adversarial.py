@@ -20,6 +20,7 @@ from narrows.parts.critics import (
     detection,
     gradient_penalty,
     permute_dims,
+    standardised,
 )
 from narrows.parts.latents import DiagonalGaussian
 from narrows.parts.matched import Matched
@@ -190,6 +191,36 @@ def test_the_best_critic_gives_the_closed_form_of_the_total_correlation(digits):
     step = narrows.net.replace(step, z=correlated(200_000))
     found = float(model.objective(step)["total_correlation"].mean())
     assert found == pytest.approx(3.0 * EXACT, rel=0.02)
+
+
+def test_shifts_and_scales_of_units_hide_no_total_correlation(digits):
+    """The same price, also to the encoder: no gradient points along them."""
+    model = narrows.FactorVAE(**SMALL, gamma=3.0).fit(digits)
+    step = model.net_(batch_of(model, digits))
+    model.net_.critic = Ratio()
+    z = correlated(1000)
+    scale = torch.tensor([0.1, 5.0], requires_grad=True)
+    shift = torch.tensor([1.0, -20.0], requires_grad=True)
+    prices = [
+        model.objective(narrows.net.replace(step, z=code))["total_correlation"]
+        for code in (z, z * scale + shift)
+    ]
+    torch.testing.assert_close(prices[1], prices[0], rtol=1e-3, atol=1e-3)
+    for gradient in gradients(prices[1].mean(), [scale, shift]):
+        assert gradient.abs().max() < 1e-3
+
+
+def test_the_critic_of_factor_vae_sees_standardised_codes_and_their_shuffles(digits):
+    model = narrows.FactorVAE(**SMALL).fit(digits)
+    batch, seen = batch_of(model, digits), []
+    moves = model.losses(batch)
+    z = next(moves).step.z
+    model.net_.critic.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    next(moves)
+    torch.testing.assert_close(seen[0], standardised(z.detach()))
+    torch.testing.assert_close(seen[1].sort(0).values, seen[0].sort(0).values)
+    torch.testing.assert_close(seen[0].mean(0), torch.zeros(2), rtol=0, atol=1e-5)
+    torch.testing.assert_close(seen[0].std(0, correction=0), torch.ones(2), rtol=1e-4, atol=0)
 
 
 def test_a_critic_of_shuffled_codes_finds_the_total_correlation():
@@ -399,9 +430,10 @@ def test_labels_are_asked_for(y, message, digits):
         narrows.SemiSupervisedAdversarialAutoencoder().fit(digits[:64], y)
 
 
-def test_encoder_and_decoder_of_a_vaegan_pay_what_the_paper_says(digits):
-    """The gradients of one move against those of two separate losses."""
-    model = narrows.VAEGAN(**SMALL, gamma=0.3, beta=2.0, scale=0.5).fit(digits)
+@pytest.mark.parametrize("direct", [0.0, 0.4])
+def test_encoder_and_decoder_of_a_vaegan_pay_what_they_should(digits, direct):
+    """The gradients of one move against those of two separate losses; the paper's at direct=0."""
+    model = narrows.VAEGAN(**SMALL, gamma=0.3, beta=2.0, scale=0.5, direct=direct).fit(digits)
     net, batch = model.net_.eval(), batch_of(model, digits)
     torch.manual_seed(1)
     loss = sum(term.mean() for term in paid(model, batch).values())
@@ -409,18 +441,20 @@ def test_encoder_and_decoder_of_a_vaegan_pay_what_the_paper_says(digits):
     h = net.encoder(batch)
     mean, logvar = net.latent.posterior(h).mean, net.latent.posterior(h).logvar
     prior = torch.randn(64, 2)
-    wanted = net.critic.features(batch.x).detach()
+    wanted, values = net.critic.features(batch.x).detach(), batch.x.shape[1]
 
-    def feature(z):
-        found = net.critic.features(net.decode(z))
-        scaled = ((found - wanted) / 0.5).square() + 2 * log(0.5) + log(2 * pi)
-        return 0.5 * scaled.sum(1).mean()
+    def normal(found, wanted):
+        return 0.5 * (((found - wanted) / 0.5).square() + 2 * log(0.5) + log(2 * pi)).mean()
+
+    def unlikeness(z):
+        feature = normal(net.critic.features(net.decode(z)), wanted)
+        return (feature + direct * normal(net.decode(z), batch.x)) / (1 + direct)
 
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(1).mean()
     fooled = sum(-logsigmoid(net.critic(net.decode(z))).mean() for z in (mean, prior))
     losses = {
-        "encoder": 2.0 * kl + feature(mean),
-        "decoder": 0.3 / 16 * feature(mean) + fooled,  # of 16 features
+        "encoder": 2.0 * kl + values * unlikeness(mean),
+        "decoder": 0.3 * unlikeness(mean) + fooled,
     }
     for name, expected in losses.items():
         own = list(net.get_submodule(name).parameters())
@@ -438,7 +472,27 @@ def test_the_critic_of_a_vaegan_sees_decoded_and_generated_samples(digits):
     assert float(move.terms["critic"].detach().mean()) == pytest.approx(3 * log(2))
 
 
-def test_the_nll_of_the_data_trains_nothing_but_its_scale(digits):
+def test_the_critic_of_a_vaegan_is_dense_beside_dense_nets(digits):
+    X = digits.reshape(-1, 8, 8)
+    for architecture, convolves in [("mlp", False), ("conv", True)]:
+        options = SMALL | {"critic_hidden": (3,), "hidden": (4,), "epochs": 1}
+        model = narrows.VAEGAN(**options, architecture=architecture, modality="image").fit(X)
+        kinds = [isinstance(module, nn.Conv2d) for module in model.net_.critic.modules()]
+        assert any(kinds) == convolves
+
+
+def test_r1_of_an_eighth_of_the_samples_is_that_of_all_in_the_mean(digits):
+    model = narrows.VAEGAN(**SMALL, r1=3.0).fit(digits)
+    true = batch_of(model, digits).x
+    alone = gradient_penalty(model.net_.critic, true).detach()
+    found = model._detect(true, true).terms["critic_r1"].detach()
+    assert found.shape == (64,)
+    assert float(found.mean()) == pytest.approx(3.0 * float(alone[:8].mean()), rel=1e-5)
+    found = model._detect(true[:3], true[:3]).terms["critic_r1"].detach()  # never of none
+    assert float(found.mean()) == pytest.approx(3.0 * float(alone[0]), rel=1e-5)
+
+
+def test_the_nll_of_the_data_is_a_term_that_trains_nothing_but_its_scale(digits):
     model = narrows.VAEGAN(**SMALL, scale="learned").fit(digits)
     nll = paid(model, batch_of(model, digits))["nll"].mean()
     names, parameters = zip(*model.net_.named_parameters(), strict=True)

@@ -10,7 +10,7 @@ from narrows.parts.convolutions import conv
 from narrows.parts.networks import Sizes, mlp
 from narrows.parts.spectral import Spectral, bound_layers
 
-__all__ = ["Critic", "deception", "detection", "gradient_penalty", "permute_dims"]
+__all__ = ["Critic", "deception", "detection", "gradient_penalty", "permute_dims", "standardised"]
 
 
 class Critic(nn.Module):
@@ -99,3 +99,9 @@ def permute_dims(z: Tensor) -> Tensor:
     Algorithm 1 of Kim & Mnih (2018).
     """
     return z.gather(0, torch.rand(z.shape, device=z.device).argsort(0))
+
+
+def standardised(z: Tensor) -> Tensor:
+    """Return codes whose units have mean 0 and deviation 1 over the batch."""
+    variance, mean = torch.var_mean(z, 0, correction=0)
+    return (z - mean) * (variance + 1e-6).rsqrt()
