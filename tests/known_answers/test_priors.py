@@ -160,7 +160,7 @@ def test_a_flow_latent_without_flows_is_the_gaussian_latent():
 @pytest.mark.parametrize("posterior", ["gaussian", "iaf"])
 @pytest.mark.parametrize("prior", ["normal", "realnvp"])
 def test_the_units_of_a_code_move_nothing_but_its_divergence(posterior, prior):
-    """z = z' / s costs sum_j log s_j more in log q, and the decoder sees z' whatever s is."""
+    """z = (z' - c) / s costs sum_j log s_j more in log q; the decoder sees z' whatever they are."""
     latent = randomise(Flow(3, posterior, prior, 2)).train()
     h, noise = 0.5 * torch.randn(6, *latent.width), torch.randn(6, 3)
     h[:, 3:6] -= 30  # far below the variances' cap, which is a matter of units
@@ -170,7 +170,8 @@ def test_the_units_of_a_code_move_nothing_but_its_divergence(posterior, prior):
         return latent.seen(z), ratio + latent.prior().log_prob(z), latent.seen(latent.mean(h))
 
     seen, log_q, mean = look()
-    latent.moment.copy_(torch.tensor([0.25, 1.0, 9.0]))
+    latent.variance.copy_(torch.tensor([0.25, 1.0, 9.0]))
+    latent.center.copy_(torch.tensor([0.5, 0.0, -2.0]))
     now_seen, now_log_q, now_mean = look()
     torch.testing.assert_close(now_log_q, log_q + np.log(0.5) + np.log(3.0))
     torch.testing.assert_close(now_seen, seen)
@@ -178,14 +179,16 @@ def test_the_units_of_a_code_move_nothing_but_its_divergence(posterior, prior):
 
 
 @pytest.mark.parametrize("posterior", ["gaussian", "iaf", "planar"])
-def test_draws_come_to_a_second_moment_of_one(posterior):
+def test_draws_come_to_mean_zero_and_variance_one(posterior):
     latent = randomise(Flow(3, posterior, "realnvp", 2)).train()
     h = 3 * torch.randn(500, *latent.width) - 1
     before = latent.draw(h)[0].square().mean(0)
     for _ in range(400):
         latent.update(h)
     assert ((before - 1).abs() > 0.5).any()
-    torch.testing.assert_close(latent.draw(h)[0].square().mean(0), torch.ones(3), atol=0.2, rtol=0)
+    z = latent.draw(h)[0]
+    torch.testing.assert_close(z.mean(0), torch.zeros(3), atol=0.2, rtol=0)
+    torch.testing.assert_close(z.var(0), torch.ones(3), atol=0.2, rtol=0)
 
 
 # -- pseudo-inputs ----------------------------------------------------------------------------

@@ -42,7 +42,8 @@ def same(found, expected):
 
 def test_the_code_comes_in_the_units_that_make_the_kl_smallest():
     torch.manual_seed(0)
-    h = torch.cat([torch.randn(500, 3) * torch.tensor([0.5, 1, 30]), torch.randn(500, 3) - 9], 1)
+    spread, offset = torch.tensor([0.5, 1, 30]), torch.tensor([1.0, -2, 9])
+    h = torch.cat([torch.randn(500, 3) * spread + offset, torch.randn(500, 3) - 9], 1)
     latent = Gaussian(3)
     noise = torch.randn(500, 3)
     seen = latent.seen(latent.posterior(h).rsample(noise))
@@ -51,19 +52,27 @@ def test_the_code_comes_in_the_units_that_make_the_kl_smallest():
     q = latent.posterior(h)
     square = (q.mean.square() + q.logvar.exp()).mean(0)
     torch.testing.assert_close(square, torch.ones(3), rtol=1e-3, atol=0)
+    torch.testing.assert_close(q.mean.mean(0), torch.zeros(3), rtol=0, atol=1e-3)
     torch.testing.assert_close(latent.seen(q.rsample(noise)), seen, rtol=1e-3, atol=1e-3)
     best = q.kl().mean(0)
     for factor in (0.8, 1.25):
-        latent.moment.mul_(factor)
+        latent.variance.mul_(factor)
         assert (latent.posterior(h).kl().mean(0) > best).all()
-        latent.moment.div_(factor)
+        latent.variance.div_(factor)
+    for shift in (-0.3, 0.3):
+        latent.center.add_(shift)
+        assert (latent.posterior(h).kl().mean(0) > best).all()
+        latent.center.sub_(shift)
 
 
-def test_a_trained_code_has_the_second_moment_of_its_prior():
+def test_a_trained_code_has_the_moments_of_its_prior():
     model, step, _ = terms(narrows.VAE, epochs=60)
-    square = step.q.mean.square() + step.q.logvar.exp()
+    latent, q = model.net_.latent, step.q
+    square = q.mean.square() + q.logvar.exp()
     torch.testing.assert_close(square.mean(0), torch.ones(4), rtol=0.2, atol=0)
-    assert (model.net_.latent.moment - 1).abs().max() > 0.05  # without it, it would not
+    torch.testing.assert_close(q.mean.mean(0), torch.zeros(4), rtol=0, atol=0.1)
+    assert (latent.variance - 1).abs().max() > 0.05  # without them, it would not
+    assert latent.center.abs().max() > 0.05
 
 
 # -- what the KL costs ------------------------------------------------------------------------

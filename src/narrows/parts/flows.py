@@ -247,19 +247,23 @@ class Flow(SampledKL):
         return z, base.log_prob(start) - log_det - self.prior().log_prob(z)
 
     def bent(self, z: Tensor, h: Tensor) -> Mapped:
-        """Carry draws of the base through the posterior's flows, into units of second moment 1."""
+        """Carry draws of the base through the posterior's flows, to mean 0 and variance 1."""
         if self.bend is None:
             return z, torch.zeros_like(z[:, 0])
         z, log_det = self.bend(z, h[:, 2 * self.code_shape[0] :])
-        return z * self.moment.rsqrt(), log_det - 0.5 * self.moment.log().sum()
+        z = (z - self.center) * self.variance.rsqrt()
+        return z, log_det - 0.5 * self.variance.log().sum()
 
     def mean(self, h: Tensor) -> Tensor:
         """Return the base's mean, carried through the flows."""
         return self.bent(self.base(h).mean, h)[0]
 
-    def squares(self, h: Tensor) -> Tensor:
-        """Return the squared draws of each sample: one draw of each, where flows bend them."""
-        return super().squares(h) if self.bend is None else self.draw(h)[0].square()
+    def moments(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each sample's draw and its square: of one draw, where flows bend them."""
+        if self.bend is None:
+            return super().moments(h)
+        z = self.draw(h)[0]
+        return z, z.square()
 
     def posterior(self, h: Tensor) -> DiagonalGaussian | None:  # type: ignore[override]
         """Return q(z | x) where no flow bends it: a bent one knows the density of its draws."""

@@ -253,21 +253,24 @@ class Point(Latent):
 class Gaussian(Latent):
     """A diagonal Gaussian posterior against a standard normal prior; h holds (mean, logvar).
 
-    A code is measured in units in which the running second moment of its draws is 1, as the
-    prior's is: at given reconstructions no other units have a smaller KL divergence. The decoder
-    sees it as the encoder put it out, so that training need not move both towards these units.
+    A code is measured from the running mean of its draws in units of their running deviation, so
+    that these are 0 and 1 as the prior's: at given reconstructions no other origin and units have
+    a smaller KL divergence. The decoder sees it as the encoder put it out, so that training need
+    not move both towards them.
     """
 
-    moment: Tensor
+    center: Tensor
+    variance: Tensor
     rate = 0.02
     largest = 10.0
-    """Largest squared draw, on the average of a batch, that `moment` follows at once."""
+    """Largest squared draw, on the average of a batch, that the running state follows at once."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim)
         self.width = (2 * dim,)
         self.register_buffer("origin", torch.zeros(1, dim), persistent=False)
-        self.register_buffer("moment", torch.ones(dim))
+        self.register_buffer("center", torch.zeros(dim))
+        self.register_buffer("variance", torch.ones(dim))
 
     def forward(self, h: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Charges]:
         """Return a reparametrised draw (the mean in evaluation) and its KL to the prior."""
@@ -282,22 +285,25 @@ class Gaussian(Latent):
     def posterior(self, h: Tensor) -> DiagonalGaussian:
         """Return q(z | x)."""
         mean, logvar = h.chunk(2, 1)
-        return capped(mean * self.moment.rsqrt(), logvar - self.moment.log())
+        mean = (mean - self.center) * self.variance.rsqrt()
+        return capped(mean, logvar - self.variance.log())
 
     def seen(self, z: Tensor) -> Tensor:
-        """Return the code in the encoder's units."""
-        return z * self.moment.sqrt()
+        """Return the code as the encoder put it out."""
+        return torch.addcmul(self.center, z, self.variance.sqrt())
 
     @torch.no_grad()
     def update(self, h: Tensor) -> None:
-        """Follow the second moment of the draws."""
-        square = self.squares(h).mean(0).clamp(max=self.largest)
-        self.moment.mul_(1 + self.rate * (square - 1))
+        """Follow the mean and the variance of the draws."""
+        first, second = (moment.mean(0) for moment in self.moments(h))
+        limit = self.largest**0.5
+        self.center.addcmul_(self.variance.sqrt(), first.clamp(-limit, limit), value=self.rate)
+        self.variance.mul_(1 + self.rate * (second.clamp(max=self.largest) - 1))
 
-    def squares(self, h: Tensor) -> Tensor:
-        """Return the squared draws of each sample, which q expects in closed form."""
+    def moments(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each sample's draw and its square, which q expects in closed form."""
         q = self.posterior(h)
-        return q.mean.square() + q.logvar.exp()
+        return q.mean, q.mean.square() + q.logvar.exp()
 
     def principal(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return probabilistic PCA's posterior: means of variance 1 - noise, and the variance."""
