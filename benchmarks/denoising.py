@@ -4,7 +4,7 @@ Training sees 32 × 32 patches of 20 photographs, and noise that is new in every
 cleans all patches of the other 4, each by itself; the filters' settings are the best ones on
 training patches.
 
-    python benchmarks/denoising.py [--patches 7680] [--epochs 30] [--threads 2]
+    python benchmarks/denoising.py [--patches 7680] [--epochs 20] [--threads 2]
 """
 
 import argparse
@@ -84,7 +84,7 @@ def _each(function: Clean, **options: Any) -> Clean:
 def autoencoders(epochs: int, threads: int) -> dict[str, BaseAutoencoder]:
     """Return the models, which see (x - CENTER) / SCALE."""
     shared = {"modality": "image", "scaling": "none", "noise": SIGMA / SCALE, "epochs": epochs}
-    shared |= {"threads": threads, "verbose": 2}
+    shared |= {"batch_size": 32, "threads": threads, "verbose": 2}
     return {
         "DenoisingAutoencoder, conv, 256 dimensions": DenoisingAutoencoder(
             architecture="conv", latent_dim=256, **shared
@@ -97,7 +97,7 @@ def main() -> None:
     """Train, compare, and keep the table and a picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--patches", type=int, default=7680, help="for training")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     train, test = kodak_patches()

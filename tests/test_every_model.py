@@ -85,7 +85,7 @@ def cases():
     )
     sigmoid = {"architecture": "mlp", "code_activation": "sigmoid", "rho": 0.05}
     yield "SparseAutoencoder-rho", narrows.SparseAutoencoder, sigmoid
-    for form in ("table", "image"):
+    for form in ("table", "image", "volume"):
         options = TRANSFORMER | {"modality": form}
         yield f"MaskedAutoencoder-{form}", narrows.MaskedAutoencoder, options
     for form in ("table", "image", "volume"):

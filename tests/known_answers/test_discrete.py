@@ -16,7 +16,8 @@ from narrows.errors import DataError, ParameterError
 from narrows.metrics.health import book_usage, diagnose
 from narrows.parts.categorical import Binary, Bits, Categorical, OneHot
 from narrows.parts.codebooks import LinearTable, Table, kmeans, nearest
-from narrows.parts.networks import Sizes, conv, conv_grid
+from narrows.parts.convolutions import conv, conv_grid
+from narrows.parts.networks import Sizes
 from narrows.parts.quantizers import FSQ, Codebook, Hierarchical, SimVQ
 
 DIGITS = load_digits().data[:200].astype(np.float32)

@@ -1,6 +1,7 @@
 """Nets along one, two and three axes, volumes there and back, and what a U-Net's levels pass."""
 
 import copy
+from itertools import product
 from math import prod
 
 import numpy as np
@@ -15,7 +16,7 @@ from narrows.cli import main
 from narrows.data.files import Dataset
 from narrows.data.modalities import Volume, modality_of
 from narrows.data.sources import Batch
-from narrows.errors import ContextError, DataError, ParameterError
+from narrows.errors import ContextError, DataError
 from narrows.evaluation.evaluate import evaluate
 from narrows.evaluation.pictures import slices
 from narrows.evaluation.report import render
@@ -24,6 +25,7 @@ from narrows.parts.convolutions import KINDS, conv, conv_grid
 from narrows.parts.critics import Critic
 from narrows.parts.networks import Sizes, initialise
 from narrows.parts.quantizers import Codebook, Hierarchical
+from narrows.parts.transformers import Tokens
 from narrows.parts.unet import unet
 
 DOWNSAMPLING = ["stride", "max", "average"]
@@ -221,10 +223,39 @@ def test_bad_volumes_are_named():
         model.transform(X.astype(np.uint8))
 
 
-def test_transformers_refuse_volumes():
-    X = volumes((6, 4, 5, 6))
-    with pytest.raises(ParameterError, match="needs tables or images"):
-        narrows.MaskedAutoencoder(modality="volume", epochs=1).fit(X)
+@pytest.mark.parametrize("grid", [(7,), (6, 5), (4, 5, 3)])
+@pytest.mark.parametrize("patch", [1, 2, 3])
+def test_samples_are_cut_into_patches_and_joined(grid, patch):
+    tokens, x = Tokens((2, *grid), patch), torch.randn(3, 2, *grid)
+    cut = tokens.cut(x)
+    assert tokens.grid == tuple(-(-side // patch) for side in grid)
+    assert cut.shape == (3, prod(tokens.grid), 2 * patch ** len(grid))
+    assert torch.equal(tokens.join(cut), x)
+    padded = x.new_zeros(3, 2, *(n * patch for n in tokens.grid))
+    padded[(..., *(slice(side) for side in grid))] = x
+    for i, place in enumerate(product(*map(range, tokens.grid))):
+        part = padded[(..., *(slice(at * patch, (at + 1) * patch) for at in place))]
+        assert torch.equal(cut[:, i], part.flatten(1))
+
+
+@pytest.mark.parametrize("grid", [(9,), (4, 5), (4, 4, 3)])
+def test_no_quarter_holds_neighbours(grid):
+    """So that each hidden token has seen ones on every side."""
+    parts = Tokens((1, *grid), 1).quarters()
+    assert sorted(torch.cat(parts).tolist()) == list(range(prod(grid)))
+    for part in parts:
+        places = torch.stack(torch.unravel_index(part, grid), 1).double()
+        apart = torch.cdist(places, places) + 9 * torch.eye(len(part))
+        assert apart.min() > 1.5
+
+
+def test_masked_volumes_are_told_from_what_is_seen():
+    X = waves(300, (6, 8, 7), 0)
+    options = {"modality": "volume", "width": 24, "depth": 1, "latent_dim": 16, "patch_size": 2}
+    options |= {"mask_ratio": 0.4, "epochs": 8, "learning_rate": 1e-2, "batch_size": 32}
+    model = narrows.MaskedAutoencoder(**options).fit(X)
+    error = np.mean((model.reconstruct(X[:60]) - X[:60]) ** 2)
+    assert error < 0.7 * np.var(X)
 
 
 def test_slices_are_the_three_middles_in_a_row():

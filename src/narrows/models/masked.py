@@ -77,7 +77,8 @@ class MaskedAutoencoder(BaseAutoencoder):
     Args:
         latent_dim: size of a token's code, and of their mean.
         mask_ratio: share of the tokens that is hidden in training.
-        patch_size: side of an image's patches; None takes an eighth of the longer side.
+        patch_size: side of the patches of a series, image or volume; None takes an eighth of an
+            image's longest side, a 64th of a series, a quarter of a volume's longest side.
         width: size of a token inside the Transformers.
         depth: blocks of the encoder; the decoder has one.
         heads: attention heads; they divide the width.

@@ -24,6 +24,8 @@ __all__ = [
     "waves",
 ]
 
+PATCHES = 64
+"""Tokens of a sample with sides of one length, about, where no patch size is given."""
 BARE = (
     "MaskedAutoencoder decodes the codes of a sample's tokens, and a bare code is only their "
     "mean. Call reconstruct(X), which tells each part of X from the rest."
@@ -31,51 +33,57 @@ BARE = (
 
 
 class Tokens:
-    """How a sample is cut into tokens: an image into patches, a row into its cells.
+    """How a sample is cut into tokens: series, images and volumes into patches, a row into cells.
 
     Args:
-        shape: of a sample, ``(channels, height, width)`` or ``(columns,)``.
+        shape: of a sample, ``(channels, ...)`` with 1 to 3 axes, or ``(columns,)``.
         patch: side of a patch; the last ones are padded with zeros where it does not divide.
 
     Attributes:
         count: tokens of a sample.
         values: numbers in a token.
-        grid: how many patches lie down and across; None for cells.
+        grid: how many patches lie along each axis; () for cells.
     """
 
     def __init__(self, shape: tuple[int, ...], patch: int) -> None:
         self.shape, self.patch = shape, patch
-        self.grid: tuple[int, int] | None = None
+        self.grid = tuple(ceil(side / patch) for side in shape[1:])
         self.count, self.values = shape[0], 1
-        if len(shape) == 3:
-            self.grid = ceil(shape[1] / patch), ceil(shape[2] / patch)
-            self.count, self.values = prod(self.grid), shape[0] * patch**2
+        if self.grid:
+            self.count, self.values = prod(self.grid), shape[0] * patch ** len(self.grid)
 
     def quarters(self) -> list[Tensor]:
         """Return the places of up to four parts, none of which is in one piece."""
         place = torch.arange(self.count)
         label = place % 4
-        if self.grid is not None:
-            label = place // self.grid[1] % 2 * 2 + place % self.grid[1] % 2
+        if len(self.grid) > 1:
+            *deep, down, across = torch.unravel_index(place, self.grid)
+            shift = sum(deep, torch.zeros_like(place))
+            label = (down + shift) % 2 * 2 + (across + shift) % 2
         return [part for part in (place[label == i] for i in range(4)) if len(part)]
 
     def cut(self, x: Tensor) -> Tensor:
         """Return the tokens of samples, ``(batch, count, values)``."""
-        if self.grid is None:
+        if not self.grid:
             return x.unsqueeze(2)
-        (down, across), p = self.grid, self.patch
-        x = F.pad(x, (0, across * p - x.shape[3], 0, down * p - x.shape[2]))
-        x = x.view(len(x), -1, down, p, across, p).permute(0, 2, 4, 1, 3, 5)
-        return x.flatten(3).flatten(1, 2)
+        axes, p = range(len(self.grid)), self.patch
+        over = [n * p - side for n, side in zip(self.grid, x.shape[2:], strict=True)]
+        x = F.pad(x, [pad for side in reversed(over) for pad in (0, side)])
+        x = x.view(len(x), -1, *(size for n in self.grid for size in (n, p)))
+        x = x.permute(0, *(2 + 2 * i for i in axes), 1, *(3 + 2 * i for i in axes))
+        return x.flatten(len(axes) + 1).flatten(1, len(axes))
 
     def join(self, tokens: Tensor) -> Tensor:
         """Return samples from tokens of any number of channels a value."""
-        if self.grid is None:
+        if not self.grid:
             return tokens.transpose(1, 2).flatten(1)
-        (down, across), p = self.grid, self.patch
-        x = tokens.view(len(tokens), down, across, -1, p, p).permute(0, 3, 1, 4, 2, 5)
-        x = x.reshape(len(tokens), -1, down * p, across * p)
-        return x[:, :, : self.shape[1], : self.shape[2]]
+        n, p = len(self.grid), self.patch
+        x = tokens.view(len(tokens), *self.grid, -1, *(p for _ in self.grid))
+        x = x.permute(0, n + 1, *(axis for i in range(n) for axis in (1 + i, n + 2 + i)))
+        x = x.reshape(len(tokens), -1, *(side * p for side in self.grid))
+        for axis, side in enumerate(self.shape[1:], 2):
+            x = x.narrow(axis, 0, side)
+        return x
 
 
 class TokenWise(nn.Module):
@@ -83,7 +91,7 @@ class TokenWise(nn.Module):
 
     def __init__(self, tokens: Tokens, inputs: int, outputs: int) -> None:
         super().__init__()
-        own = tokens.count if tokens.grid is None else 1
+        own = 1 if tokens.grid else tokens.count
         self.weight = nn.Parameter(torch.randn(own, inputs, outputs) * inputs**-0.5)
         self.bias = nn.Parameter(torch.zeros(own * outputs))
 
@@ -216,15 +224,12 @@ def transformer(
         )
     if len(sizes.x) == 1 and patch_size is not None:
         raise ParameterError(
-            f"The 'patch_size' parameter is for images; in a table every cell is a token. Got "
-            f"{patch_size}; leave it at None."
+            "The 'patch_size' parameter is for images, series and volumes; in a table every cell "
+            f"is a token. Got {patch_size}; leave it at None."
         )
-    if len(sizes.x) not in (1, 3):
-        raise ParameterError(
-            f"architecture='transformer' needs tables or images; a sample here has the shape "
-            f"{sizes.x}."
-        )
-    tokens = Tokens(sizes.x, patch_size or max(2, round(max(sizes.x[1:], default=0) / 8)))
+    if patch_size is None and len(sizes.x) > 1:
+        patch_size = max(2, round(max(sizes.x[1:]) / PATCHES ** (1 / (len(sizes.x) - 1))))
+    tokens = Tokens(sizes.x, patch_size or 1)
     channels, dim = sizes.out[0] // sizes.x[0], sizes.z[0]
     options: dict[str, float | str] = {"activation": activation, "dropout": dropout}
     encoder = TokensEncoder(tokens, sizes.h[0], width, depth, heads, **options)
@@ -238,18 +243,17 @@ def blocks(depth: int, width: int, heads: int, **options: float | str) -> list[B
 
 def positions(tokens: Tokens, width: int) -> Tensor:
     """Return where positions start to learn: waves for patches, noise for cells, which differ."""
-    if tokens.grid is None:
+    if not tokens.grid:
         return 0.5 * torch.randn(tokens.count, width)
     return waves(tokens.grid, width)
 
 
-def waves(grid: tuple[int, int], width: int) -> Tensor:
-    """Return sines and cosines of both coordinates, ``(rows * columns, width)``."""
-    rows, columns = (torch.arange(n, dtype=torch.float32) for n in grid)
-    places = torch.cartesian_prod(rows, columns).view(-1, 2)
-    each = ceil(width / 4)
+def waves(grid: tuple[int, ...], width: int) -> Tensor:
+    """Return sines and cosines of all coordinates, ``(places, width)``."""
+    places = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float32) for n in grid))
+    each = ceil(width / (2 * len(grid)))
     rates = 100.0 ** -(torch.arange(each) / each)
-    angles = (places.unsqueeze(2) * rates).flatten(1)
+    angles = (places.view(-1, len(grid), 1) * rates).flatten(1)
     return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)[:, :width]
 
 
