@@ -251,6 +251,8 @@ class VAEGAN(_Adversarial):
     (3, 4)
     """
 
+    calculates = True
+
     beta: NonNegative = 1.0
     gamma: NonNegative = 3.0
     r1: NonNegative = 10.0

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -49,8 +50,6 @@ class Modality(ABC):
     """The architecture where the user names none."""
     likelihood: ClassVar[str] = "gaussian"
     """The likelihood where the user names none."""
-    nominal: ClassVar[bool] = False
-    """Whether x holds numbers that stand for symbols, in no order: int64, below `levels`."""
 
     shape: tuple[int, ...] = ()
     center: tuple[float, ...] = ()
@@ -157,16 +156,27 @@ class Modality(ABC):
         return X
 
     def values(self, array: Array) -> Array:
-        """Return the numbers of what `read` returned, samples first, NaN where missing."""
+        """Return what `read` returned as quantities, samples first, NaN where missing."""
         return array
 
-    def apart(self, array: Array, rows: Rows) -> Rows:
-        """Return the samples of `array` that have nothing in common with those in `rows`."""
-        return np.setdiff1d(np.arange(len(array)), rows)
+    def scaled(self, array: Array) -> Array:
+        """Return what `read` returned in the units of the model, NaN where missing."""
+        x, mask, _ = self.encode(array)
+        scaled: Array = (x if mask is None else x.masked_fill(mask == 0, torch.nan)).numpy()
+        return scaled
+
+    def unscaled(self, x: Array, like: Any) -> Any:
+        """Return quantities ``(n, values)`` in the units of the model as samples like these."""
+        return self.decode(torch.from_numpy(x).view(-1, *self.shape), like=like)
 
     @abstractmethod
     def as_batch(self, sample: Any) -> Any:
         """Return one sample as data with a single row; data of rows are left as they are."""
+
+    @property
+    def symbols(self) -> int:
+        """How many symbols there are where x are their numbers; 0 where x are quantities."""
+        return 0
 
     @property
     @abstractmethod
