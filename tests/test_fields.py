@@ -17,6 +17,9 @@ BASE = {"latent_dim": 3, "epochs": 3, "batch_size": 16, "verbose": 0}
 # Another value for every field, with the partners that it needs.
 CHANGES = {
     "latent_dim": (5, {}),
+    "window": (1, {"modality": "series"}),  # of a recording, where there were rows
+    "stride": (1, {"modality": "series", "window": 2}),
+    "symbols": ("bytes", {"modality": "text"}),
     "scaling": ("robust", {}),
     "architecture": ("linear", {}),  # from the MLP that a table gets
     "hidden": ((12,), {}),
@@ -125,6 +128,15 @@ NEUTRAL = {
 }
 # Where a name means something else in another family.
 OWN_CHANGES = {
+    ("MaskedAutoencoder", "window"): (1, {"modality": "series", "architecture": "transformer"}),
+    ("MaskedAutoencoder", "stride"): (
+        1,
+        {"modality": "series", "architecture": "transformer", "window": 2},
+    ),
+    ("MaskedAutoencoder", "symbols"): (
+        "bytes",
+        {"modality": "text", "architecture": "transformer"},
+    ),
     ("ConditionalVAE", "alpha"): (5.0, {}),
     ("FlowVAE", "prior"): ("normal", {"posterior": "iaf"}),
     ("HierarchicalVAE", "kl_warmup"): (0.9, {}),
@@ -148,9 +160,9 @@ MLP_ONLY = {
 # Combinations that a model refuses with a sentence; everything else must work.
 REFUSED = {
     "LinearAutoencoder": MLP_ONLY,
-    "TopKAutoencoder": MLP_ONLY,
-    "ContractiveAutoencoder": {"batch_norm"},
-    "VampPriorVAE": {"batch_norm", "free_bits"},
+    "TopKAutoencoder": MLP_ONLY | {"symbols"},
+    "ContractiveAutoencoder": {"batch_norm", "symbols"},
+    "VampPriorVAE": {"batch_norm", "free_bits", "symbols"},
     "FlowVAE": {"free_bits"},
     "BinaryAutoencoder": {"linear_path"},  # no code there is a linear map of x
     "CategoricalVAE": {"linear_path"},
@@ -159,15 +171,18 @@ REFUSED = {
     "ResidualVQVAE": {"linear_path"},
     "SimVQ": {"linear_path"},
     "SphericalVAE": {"free_bits", "linear_path"},
-    "StackedAutoencoder": {"linear_path"},  # its layers are trained on their own
+    "StackedAutoencoder": {"linear_path", "symbols"},  # its layers are trained on their own
     "VQVAE": {"linear_path"},
+    "DenoisingAutoencoder": {"symbols"},  # it calculates with x, as those beside it do
+    "ResidualAutoencoder": {"symbols"},
+    "VAEGAN": {"symbols"},
     # Its decoder reads more than the encoder's last layer gives.
     "HierarchicalVQVAE": {"linear_path", "tied"},
     "BetaTCVAE": {"capacity", "free_bits", "distortion"},
     "InfoVAE": {"beta"},
     "RegularizedAutoencoder": {"linear_path", "tied"},
     "ConditionalVAE": {"condition", "tied"},
-    "MaskedAutoencoder": MLP_ONLY - {"activation", "dropout"},
+    "MaskedAutoencoder": (MLP_ONLY - {"activation", "dropout"}) | {"window", "stride", "symbols"},
     "UNetAutoencoder": {"architecture", "linear_path", "tied"},
 }
 
@@ -183,7 +198,10 @@ def _result(cls, text):
     X = load_digits().data[:64].astype(np.float32)
     if options.get("modality") == "image":
         X = X.reshape(-1, 8, 8)
-    model = cls(**BASE | options).fit(X, load_digits().target[:64])
+    if options.get("modality") == "text":
+        X = ["".join(chr(97 + int(value)) for value in row[18:24]) for row in X]
+    windows = {(2, None): 32, (2, 1): 63}.get((options.get("window"), options.get("stride")), 64)
+    model = cls(**BASE | options).fit(X, load_digits().target[:windows])
     history = [{**row, "seconds": 0} for row in model.history_]
     return history, model.transform(X).tobytes(), model.score_samples(X).tobytes()
 

@@ -20,7 +20,7 @@ from narrows.fields import UnknownParameterError
 from narrows.net import Net
 from narrows.parts.conditions import ConditionedDecoder, ConditionedEncoder
 from narrows.parts.likelihoods import LIKELIHOODS, Likelihood
-from narrows.parts.networks import ARCHITECTURES, GRIDS, Architecture, Sizes
+from narrows.parts.networks import ARCHITECTURES, GRIDS, Architecture, OneHot, Sizes
 from narrows.parts.principal import AddedDecoder, AddedEncoder, LinearPath
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ __all__ = [
     "check_options",
     "epochs",
     "networks",
+    "refuse_symbols",
     "sources",
     "start_latent",
     "start_output",
@@ -54,6 +55,8 @@ register, are rounded in another way, and a row's result would depend on its nei
 QUIET = 0.1
 """What the decoder's last weights start with of their usual size where it puts out logs."""
 NONLINEAR = "needs a code that can be a linear map of x: continuous, without an activation"
+READERS = ("gru", "lstm", "transformer")
+"""Architectures that read symbols; the others get them one-hot."""
 RANGES: dict[str, Range] = {"sigmoid": "unit", "tanh": "symmetric"}
 """Where outputs of an activation lie."""
 
@@ -138,8 +141,8 @@ def sources(
             f"on, and batch_size is {model.batch_size}."
         )
     if modality is None:
-        support = LIKELIHOODS[model.likelihood].support
-        known = known.learn(array[train], target_range(model)).counted(array, support)
+        support = LIKELIHOODS[likelihood_of(model, known)].support
+        known = known.learn(array[train], target_range(model, support)).counted(array, support)
         if known.condition is not None:
             learned = known.condition.learn(known.given(array, y), len(array), train)
             known = replace(known, condition=learned)
@@ -165,11 +168,12 @@ def _source(
 ) -> InMemory:
     target = modality.target(array[rows])
     x, mask, lengths = modality.encode(array[rows])
-    unit = LIKELIHOODS[model.likelihood].support == "unit"
+    likelihood = likelihood_of(model, modality)
+    unit = LIKELIHOODS[likelihood].support == "unit"
     if unit and not 0 <= x.min() <= x.max() <= 1 + 1e-6:
         if model.scaling in ("none", "standard", "robust"):
             raise DataError(
-                f"likelihood='{model.likelihood}' explains values in [0, 1]; X has values from "
+                f"likelihood='{likelihood}' explains values in [0, 1]; X has values from "
                 f"{float(x.min()):.4g} to {float(x.max()):.4g}. Set scaling='auto' or 'minmax', "
                 "or likelihood='gaussian'."
             )
@@ -201,9 +205,8 @@ def check_weight(weight: ArrayLike | None, n: int) -> Weights | None:
     return np.asarray(values, dtype=np.float32)
 
 
-def target_range(model: "BaseAutoencoder") -> Range:
-    """Return where the data shall lie inside the model."""
-    support = LIKELIHOODS[model.likelihood].support
+def target_range(model: "BaseAutoencoder", support: str) -> Range:
+    """Return where the data shall lie inside the model, under a likelihood of this support."""
     if model.scaling == "auto" and support == "counts":
         return "log"
     if model.scaling == "auto":
@@ -219,8 +222,10 @@ def assemble(
     architectures: Mapping[str, Architecture] = ARCHITECTURES,
 ) -> Net:
     """Return a new net of the model's latent, its architecture and its likelihood."""
+    if model.calculates:
+        refuse_symbols(model, modality)
     latent = model.latent()
-    name = model.likelihood
+    name = likelihood_of(model, modality)
     output = None if model.output_activation == "auto" else model.output_activation
     likelihood: Likelihood = _call(
         model,
@@ -230,6 +235,7 @@ def assemble(
         output=output,
         log_units=modality.explained.log_units,
         levels=max(modality.levels, 1),
+        nominal=modality.symbols > 0,
         shape=modality.shape,
     )
     channels, *rest = modality.shape
@@ -244,11 +250,27 @@ def assemble(
     if modality.condition is not None:
         encoder, decoder = ConditionedEncoder(encoder), ConditionedDecoder(decoder)
     if model.linear_path:
+        if modality.symbols:
+            model.refuse_set(["linear_path"], "needs numbers, not symbols")
         if latent.principal(torch.ones(units)) is None:
             model.refuse_set(["linear_path"], NONLINEAR)
         encoder = AddedEncoder(encoder, LinearPath(modality.shape, latent.width))
         decoder = AddedDecoder(decoder, LinearPath(latent.code_shape, out))
     return Net(encoder, latent, decoder, likelihood)
+
+
+def refuse_symbols(model: "BaseAutoencoder", modality: Modality) -> None:
+    """Refuse data whose values are numbers of symbols, with which nothing can be calculated.
+
+    Raises:
+        ParameterError: they are.
+    """
+    if modality.symbols:
+        raise ParameterError(
+            f"{type(model).__name__} calculates with the values of x, and a {modality.name} holds "
+            "symbols, which have none. Use a model that only reads them, such as Autoencoder or "
+            "VAE."
+        )
 
 
 def takes_linear_path(model: "BaseAutoencoder") -> bool:
@@ -272,10 +294,30 @@ def networks(
 ) -> tuple[nn.Module, nn.Module]:
     """Return an encoder and a decoder of the model's architecture between these sizes."""
     name = _architecture(model, modality)
-    pair: tuple[nn.Module, nn.Module] = _call(
-        model, architectures, "architecture", name, sizes=sizes
-    )
+    pair: tuple[nn.Module, nn.Module]
+    if modality.symbols and name not in READERS:
+        first, *rest = sizes.x
+        sizes = replace(sizes, x=(first - 1 + modality.symbols, *rest))
+        pair = _call(model, architectures, "architecture", name, sizes=sizes)
+        return OneHot(pair[0], modality.symbols), pair[1]
+    sizes = replace(sizes, symbols=modality.symbols)
+    pair = _call(model, architectures, "architecture", name, sizes=sizes)
     return pair
+
+
+def likelihood_of(model: "BaseAutoencoder", modality: Modality) -> str:
+    """Return the name of the likelihood: the modality's where the user names none.
+
+    Raises:
+        ParameterError: the data are symbols, and it is not for them.
+    """
+    name = modality.likelihood if model.likelihood == "auto" else model.likelihood
+    if modality.symbols and name != "categorical":
+        raise ParameterError(
+            f"The symbols of a {modality.name} are in no order, which likelihood='categorical' "
+            f"explains. Got likelihood='{name}' instead; leave it at 'auto'."
+        )
+    return name
 
 
 def _architecture(model: "BaseAutoencoder", modality: Modality) -> str:

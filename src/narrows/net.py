@@ -146,7 +146,7 @@ class Net(nn.Module):
     @torch.no_grad()
     def statistics(self, step: Step) -> Terms:
         """Return what the history shows beside the terms: 0-d each, in the modality's units."""
-        square = (self.likelihood.mean(step.out) - step.batch.target).square()
+        square = self.likelihood.error(step.out, step.batch.target)
         if step.batch.mask is not None:
             square = square * step.batch.mask / step.batch.mask.mean().clamp(min=1e-6)
         return {"mse": square.mean()} | self.latent.statistics(step.h)

@@ -160,7 +160,7 @@ def test_a_flow_latent_without_flows_is_the_gaussian_latent():
 @pytest.mark.parametrize("posterior", ["gaussian", "iaf"])
 @pytest.mark.parametrize("prior", ["normal", "realnvp"])
 def test_the_units_of_a_code_move_nothing_but_its_divergence(posterior, prior):
-    """z = (z' - c) / s costs sum_j log s_j more in log q; the decoder sees z' whatever they are."""
+    """z = (z' - c) / s costs sum_j log s_j more in log q; and the decoder sees one z'."""
     latent = randomise(Flow(3, posterior, prior, 2)).train()
     h, noise = 0.5 * torch.randn(6, *latent.width), torch.randn(6, 3)
     h[:, 3:6] -= 30  # far below the variances' cap, which is a matter of units

@@ -272,6 +272,8 @@ class VAEGAN(_Adversarial):
     (3, 4)
     """
 
+    calculates = True
+
     beta: NonNegative = 1.0
     gamma: NonNegative = 10.0
     direct: NonNegative = 5.0

@@ -106,6 +106,8 @@ class DenoisingAutoencoder(Autoencoder):
     (150, 4)
     """
 
+    calculates = True
+
     corruption: Annotated[str, OneOf(CORRUPTIONS)] = "gaussian"
     noise: NonNegative = 0.3
 

@@ -41,6 +41,8 @@ class VampPriorVAE(VAE):
     torch.Size([10, 2])
     """
 
+    calculates = True
+
     pseudo_inputs: Count = 64
 
     def latent(self) -> Gaussian:

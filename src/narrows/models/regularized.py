@@ -103,6 +103,8 @@ class ContractiveAutoencoder(Autoencoder):
     (150, 8)
     """
 
+    calculates = True
+
     contraction: NonNegative = 0.1
     jacobian: Literal["hutchinson", "exact"] = "hutchinson"
 

@@ -60,6 +60,8 @@ class ResidualAutoencoder(Autoencoder):
     ((150, 1), (150, 4))
     """
 
+    calculates = True
+
     skip_rank: Annotated[int, Ge(0)] | None = 2
 
     def build(self, modality: Modality) -> Net:

@@ -73,6 +73,10 @@ class Likelihood(nn.Module):
         """Draw x from p(x | z)."""
         raise NotImplementedError
 
+    def error(self, out: Tensor, x: Tensor) -> Tensor:
+        """Return what the history shows as an error, of each value: the squared one."""
+        return (self.mean(out) - x).square()
+
     def bias(self, mean: Tensor) -> Tensor:
         """Return the decoder output whose mean is `mean`: where the last layer's bias starts."""
         if self.output_activation == "sigmoid":

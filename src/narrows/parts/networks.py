@@ -1,7 +1,7 @@
 """Architectures: from sizes to an encoder and a mirrored decoder."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING, TypeVar
@@ -25,6 +25,7 @@ __all__ = [
     "Dropout",
     "DroppedCode",
     "Encoder",
+    "OneHot",
     "Residual",
     "Sizes",
     "TiedLinear",
@@ -60,12 +61,21 @@ RECTIFIERS = {"relu", "leaky_relu", "elu", "gelu", "silu"}
 
 @dataclass(frozen=True)
 class Sizes:
-    """What an architecture must connect: one sample's shapes, without the batch axis."""
+    """What an architecture must connect: one sample's shapes, without the batch axis.
+
+    Attributes:
+        x: what the encoder sees.
+        h: what the encoder puts out.
+        z: what the decoder sees.
+        out: what the decoder puts out.
+        symbols: how many symbols there are where x are their numbers; 0 for other x.
+    """
 
     x: tuple[int, ...]
     h: tuple[int, ...]
     z: tuple[int, ...]
     out: tuple[int, ...]
+    symbols: int = 0
 
 
 class Encoder(nn.Sequential):
@@ -85,6 +95,26 @@ class Decoder(nn.Sequential):
         del batch, context
         out: Tensor = super().forward(z)
         return out
+
+
+class OneHot(nn.Module):
+    """An encoder that sees symbols as units of their own, 1 for the one that is there.
+
+    Args:
+        encoder: sees ``levels`` channels in the place of the first.
+        levels: how many symbols there are.
+    """
+
+    def __init__(self, encoder: nn.Module, levels: int) -> None:
+        super().__init__()
+        self.encoder, self.levels = encoder, levels
+
+    def forward(self, batch: "Batch") -> Tensor | tuple[Tensor, ...]:
+        """Encode the symbols, and what channels there are behind them."""
+        hot = F.one_hot(batch.x[:, 0].long(), self.levels).transpose(1, 2)
+        hot = hot.to(torch.get_default_dtype())
+        h: Tensor = self.encoder(replace(batch, x=torch.cat([hot, batch.x[:, 1:]], 1)))
+        return h
 
 
 Architecture = Callable[..., tuple[nn.Module, nn.Module]]

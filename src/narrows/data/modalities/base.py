@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -47,6 +48,8 @@ class Modality(ABC):
     name: ClassVar[str]
     architecture: ClassVar[str]
     """The architecture where the user names none."""
+    likelihood: ClassVar[str] = "gaussian"
+    """The likelihood where the user names none."""
 
     shape: tuple[int, ...] = ()
     center: tuple[float, ...] = ()
@@ -68,7 +71,10 @@ class Modality(ABC):
     @classmethod
     @abstractmethod
     def describe(cls, X: Any) -> "Modality":
-        """Note the form of the data: shape, names, types."""
+        """Note the form of the data: shape, names, types.
+
+        A modality may name some of the estimator's fields as further arguments, None by default.
+        """
 
     @abstractmethod
     def read(self, X: Any, owner: str) -> Array:
@@ -144,9 +150,33 @@ class Modality(ABC):
             return None, None
         return self.condition.encode(self.given(array, y), len(array))
 
+    def samples(self, X: Any, owner: str) -> Any:
+        """Return X with one sample an entry, in a form that `read` knows: long data in pieces."""
+        del owner
+        return X
+
+    def values(self, array: Array) -> Array:
+        """Return what `read` returned as quantities, samples first, NaN where missing."""
+        return array
+
+    def scaled(self, array: Array) -> Array:
+        """Return what `read` returned in the units of the model, NaN where missing."""
+        x, mask, _ = self.encode(array)
+        scaled: Array = (x if mask is None else x.masked_fill(mask == 0, torch.nan)).numpy()
+        return scaled
+
+    def unscaled(self, x: Array, like: Any) -> Any:
+        """Return quantities ``(n, values)`` in the units of the model as samples like these."""
+        return self.decode(torch.from_numpy(x).view(-1, *self.shape), like=like)
+
     @abstractmethod
     def as_batch(self, sample: Any) -> Any:
         """Return one sample as data with a single row; data of rows are left as they are."""
+
+    @property
+    def symbols(self) -> int:
+        """How many symbols there are where x are their numbers; 0 where x are quantities."""
+        return 0
 
     @property
     @abstractmethod
