@@ -14,6 +14,11 @@ from narrows.models.discrete import (
     SimVQ,
 )
 from narrows.models.disentangled import DIPVAE, BetaTCVAE, InfoVAE
+from narrows.models.graphs import (
+    AdversarialGraphAutoencoder,
+    GraphAutoencoder,
+    VariationalGraphAutoencoder,
+)
 from narrows.models.hierarchical import HierarchicalVAE
 from narrows.models.masked import MaskedAutoencoder
 from narrows.models.plain import Autoencoder, DenoisingAutoencoder, LinearAutoencoder
@@ -39,6 +44,7 @@ __all__ = [
     "VAEGAN",
     "VQVAE",
     "AdversarialAutoencoder",
+    "AdversarialGraphAutoencoder",
     "Autoencoder",
     "BetaTCVAE",
     "BinaryAutoencoder",
@@ -49,6 +55,7 @@ __all__ = [
     "DenoisingAutoencoder",
     "FactorVAE",
     "FlowVAE",
+    "GraphAutoencoder",
     "HierarchicalVAE",
     "HierarchicalVQVAE",
     "InfoVAE",
@@ -64,5 +71,6 @@ __all__ = [
     "StackedAutoencoder",
     "TopKAutoencoder",
     "VampPriorVAE",
+    "VariationalGraphAutoencoder",
     "WassersteinAutoencoder",
 ]

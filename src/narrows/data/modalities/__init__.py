@@ -8,11 +8,12 @@ import numpy as np
 from narrows.data.arrays import as_plain
 from narrows.data.frames import is_frame
 from narrows.data.modalities.base import MODALITIES, Encoded, Modality
+from narrows.data.modalities.graph import Graph
 from narrows.data.modalities.image import CHANNELS, Image
 from narrows.data.modalities.table import Table
 from narrows.errors import DataError
 
-__all__ = ["MODALITIES", "Encoded", "Image", "Modality", "Table", "modality_of"]
+__all__ = ["MODALITIES", "Encoded", "Graph", "Image", "Modality", "Table", "modality_of"]
 
 
 def modality_of(X: Any, name: str = "auto") -> Modality:
@@ -25,6 +26,11 @@ def modality_of(X: Any, name: str = "auto") -> Modality:
         return replace(Table.describe(X), missing=True)
     if name == "image":
         return Image.describe(X)
+    if name == "graph":
+        raise DataError(
+            "modality='graph' is for the models of graphs: GraphAutoencoder, "
+            "VariationalGraphAutoencoder and AdversarialGraphAutoencoder."
+        )
     if is_frame(X):
         return Table.describe(X)
     array = np.asarray(as_plain(X))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from narrows.data.conditions import CONDITIONS, Condition
 from narrows.data.scaling import Range
+from narrows.data.sources import InMemory
 from narrows.data.splits import Rows, split
 from narrows.data.whole import check_whole
 from narrows.errors import DataError
@@ -142,6 +143,12 @@ class Modality(ABC):
         if self.condition is None:
             return None, None
         return self.condition.encode(self.given(array, y), len(array))
+
+    def source(self, array: Array, y: Any = None) -> InMemory:
+        """Return the rows of `array`, and what y tells of them, as a source."""
+        x, mask, lengths = self.encode(array)
+        condition, known = self.conditions(array, y)
+        return InMemory(x, mask, None, condition, known, self.target(array), lengths)
 
     @abstractmethod
     def as_batch(self, sample: Any) -> Any:
