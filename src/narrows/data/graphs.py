@@ -46,6 +46,11 @@ class Graphs:
         """The first node of each graph, and the number of nodes at the end."""
         return np.concatenate([[0], np.cumsum(self.sizes)])
 
+    @property
+    def unit(self) -> bool:
+        """Whether all features lie in [0, 1], like words and categories."""
+        return self.features is not None and 0 <= self.features.min() <= self.features.max() <= 1
+
     def with_edges(self, rows: Array) -> "Graphs":
         """Return the same nodes with some of the edges."""
         return Graphs(self.sizes, self.edges[rows], self.weight[rows], self.features)
@@ -125,21 +130,13 @@ def _from_adjacency(matrix: Any, features: Any, where: str) -> Graphs:
         )
     coo = coo_array(matrix)
     coo.sum_duplicates()
-    pairs, weight = np.stack(coo.coords, 1), coo.data
+    pairs, weight = np.stack(coo.coords, 1).astype(np.int64), coo.data
     kept = weight != 0
     return _graph(pairs[kept], weight[kept], features, matrix.shape[0], where, listed=2)
 
 
 def _from_edges(edges: Any, features: Any, weight: Any, where: str) -> Graphs:
-    pairs = np.asarray(_plain(edges))
-    if pairs.size == 0:
-        pairs = np.zeros((2, 0), np.int64)
-    if pairs.ndim != 2 or 2 not in pairs.shape:
-        raise DataError(
-            f"{where} has an edge_index of shape {pairs.shape}; expected (2, edges): a row of "
-            "sources and a row of targets."
-        )
-    pairs = pairs.T if len(pairs) == 2 else pairs
+    pairs = _pairs(edges, where)
     nodes = int(pairs.max(initial=-1)) + 1 if features is None else len(_rows(features))
     return _graph(pairs, _plain(weight), features, nodes, where, listed=1)
 
@@ -148,7 +145,7 @@ def _from_data(data: Any, where: str) -> Graphs:
     weight = getattr(data, "edge_weight", None)
     features = getattr(data, "x", None)
     nodes = getattr(data, "num_nodes", None) if features is None else len(features)
-    pairs = np.asarray(_plain(data.edge_index)).reshape(2, -1).T
+    pairs = _pairs(data.edge_index, where)
     nodes = int(pairs.max(initial=-1)) + 1 if nodes is None else int(nodes)
     return _graph(pairs, _plain(weight), features, nodes, where, listed=1)
 
@@ -182,9 +179,6 @@ def _graph(
     x = None if features is None else _features(features, nodes, where)
     if nodes < 1:
         raise DataError(f"{where} has no nodes; expected one at least.")
-    if pairs.dtype.kind not in "iu" and not np.array_equal(pairs, np.floor(pairs)):
-        raise DataError(f"{where} has an edge_index of {pairs.dtype}; expected whole numbers.")
-    pairs = pairs.astype(np.int64)
     wrong = ((pairs < 0) | (pairs >= nodes)).any(1)
     if wrong.any():
         first = int(wrong.argmax())
@@ -202,6 +196,21 @@ def _graph(
         )
     kept = value > 0
     return Graphs((nodes,), *_once(pairs[kept], value[kept], nodes, where, listed), x)
+
+
+def _pairs(edges: Any, where: str) -> Array:
+    """Return edges as pairs, one a row."""
+    pairs = np.asarray(_plain(edges))
+    if pairs.size == 0:
+        return np.zeros((0, 2), np.int64)
+    if pairs.ndim != 2 or 2 not in pairs.shape:
+        raise DataError(
+            f"{where} has an edge_index of shape {pairs.shape}; expected (2, edges): a row of "
+            "sources and a row of targets."
+        )
+    if pairs.dtype.kind not in "iuf" or not np.array_equal(pairs, np.floor(pairs)):
+        raise DataError(f"{where} has an edge_index of {pairs.dtype}; expected whole numbers.")
+    return (pairs.T if len(pairs) == 2 else pairs).astype(np.int64)
 
 
 def _once(

@@ -18,14 +18,15 @@ __all__ = ["GraphSource", "Links", "links"]
 class Links:
     """The links of a batch of whole graphs, whose nodes are numbered through.
 
-    A graph of N nodes has T = N (N - 1) pairs of nodes (each counts from both ends), S of them
-    edges. Kipf & Welling weigh a pair by norm = T / 2 (T - S), an edge by pos_weight = (T - S) / S
-    times that.
+    Of the N² entries of a graph's adjacency, S are edges (each counts from both ends). Kipf &
+    Welling weigh an entry by norm = N² / 2 (N² - S), and an edge pos_weight = (N² - S) / S times
+    that. Their code tells A + I: a node counts as linked to itself, and weighs like an edge.
 
     Attributes:
         first, other, value: the propagation D^-½ (A + I) D^-½ in compressed rows.
         edges: pairs that are linked and told so, ``(2, edges)``.
         present: what an edge weighs, norm * pos_weight, ``(edges,)``.
+        own: what a node's link to itself weighs, ``(nodes,)``.
         absent: pairs that are not linked, as many as edges: always the same, ``(2, absent)``.
         missing: what each of them weighs where they stand for all, ``(absent,)``.
         rest: what each other pair of a node weighs, norm, ``(nodes,)``.
@@ -38,6 +39,7 @@ class Links:
     value: Tensor
     edges: Tensor
     present: Tensor
+    own: Tensor
     absent: Tensor
     missing: Tensor
     rest: Tensor
@@ -46,7 +48,7 @@ class Links:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors by name."""
-        return {entry.name: getattr(self, entry.name) for entry in fields(self)[:8]}
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)[:9]}
 
     def to(self, device: torch.device) -> "Links":
         """Return the links on a device."""
@@ -61,7 +63,7 @@ class Links:
         stored = [0, *np.cumsum([len(part.other) for part in parts]).tolist()]
         joined = {
             name: torch.cat([part.tensors()[name] for part in parts])
-            for name in ("value", "present", "missing", "rest")
+            for name in ("value", "present", "own", "missing", "rest")
         }
         for name in ("other", "edges", "absent"):
             shifted = [part.tensors()[name] + n for part, n in zip(parts, nodes, strict=False)]
@@ -106,10 +108,10 @@ def _links(block: csr_array, edges: Array, absent: Array, size: int, held: bool)
     root = 1 / np.sqrt(seen.sum(1))
     row = np.repeat(np.arange(size), np.diff(seen.indptr))
     value = root[row] * seen.data * root[seen.indices]
-    total, linked = size * (size - 1), 2 * len(edges)
+    linked = 2 * len(edges) or size  # a graph without edges has none to be outweighed by
 
-    def weights(n: int, share: int) -> Tensor:
-        return torch.full((n,), total / (2 * max(share, 1)) if total else 0.0)
+    def weights(count: int, share: int) -> Tensor:
+        return torch.full((count,), size**2 / (2 * max(share, 1)))
 
     return Links(
         first=torch.from_numpy(seen.indptr.astype(np.int64)),
@@ -117,9 +119,10 @@ def _links(block: csr_array, edges: Array, absent: Array, size: int, held: bool)
         value=torch.from_numpy(value.astype(np.float32)),
         edges=torch.from_numpy(np.ascontiguousarray(edges.T)),
         present=weights(len(edges), linked),
+        own=weights(size, linked),
         absent=torch.from_numpy(np.ascontiguousarray(absent.T)),
         missing=weights(len(absent), 2 * len(absent)),
-        rest=weights(size, total - linked),
+        rest=weights(size, size**2 - linked),
         sizes=(int(size),),
         held=held,
     )

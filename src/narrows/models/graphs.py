@@ -120,6 +120,7 @@ class _GraphModel(BaseAutoencoder):
     Args:
         latent_dim: size of a node's code.
         modality: "graph".
+        scaling: as for other models, but "auto" leaves features that lie in [0, 1] as they are.
         architecture: "gcn" are graph convolutions, "linear" is one of them without an activation;
             "auto" takes the first.
         hidden: sizes of the hidden graph convolutions; None takes one of 32.
@@ -134,6 +135,7 @@ class _GraphModel(BaseAutoencoder):
 
     latent_dim: Count = 16
     modality: Literal["auto", "graph"] = "auto"
+    scaling: Literal["auto", "standard", "robust", "minmax", "none"] = "auto"
     architecture: Literal["auto", "gcn", "linear"] = "auto"
     activation: Annotated[str, OneOf(ACTIVATIONS)] = "relu"
     decoder: Annotated[str, OneOf(LINK_DECODERS)] = "inner_product"
@@ -379,6 +381,8 @@ class AdversarialGraphAutoencoder(_GraphModel, _Matching):
     >>> model.transform((ring, None)).shape
     (20, 4)
     """
+
+    adversarial: NonNegative = 10.0
 
     def latent(self) -> Matched:
         """Return a point code with the prior."""

@@ -239,10 +239,10 @@ class LinkDecoder(nn.Module):
         )
 
     def nll(self, z: Tensor, graph: "Links") -> Tensor:
-        """Return the weighted cross-entropy of each node's pairs, ``(nodes,)``.
+        """Return the weighted cross-entropy of each node's row of A + I, ``(nodes,)``.
 
-        Its mean over a graph's N nodes is N / 2 times the sum of the mean over edges and the mean
-        over the other pairs, as Kipf & Welling's norm and pos_weight have it, times N.
+        Its mean over a graph's N nodes is N times Kipf & Welling's loss, a mean over all entries.
+        Edges that are held out are told beside as many absent pairs, with the same weight in all.
         """
         scores = self.at(z, graph.edges)
         linked = graph.present * F.softplus(-scores)
@@ -252,7 +252,8 @@ class LinkDecoder(nn.Module):
         # Edges are no part of the rest.
         linked = linked - graph.rest[graph.edges[0]] * F.softplus(scores)
         rest = graph.rest * self.others(z, graph.sizes)
-        return _ends(linked, graph.edges, len(z)) + rest
+        own = graph.own * F.softplus(-self.scores(z, z))
+        return _ends(linked, graph.edges, len(z)) + rest + own
 
     def at(self, z: Tensor, pairs: Tensor) -> Tensor:
         """Return the log odds of links between pairs of nodes ``(2, pairs)``."""
