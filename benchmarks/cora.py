@@ -17,7 +17,7 @@ from sklearn.preprocessing import normalize
 import narrows
 
 SEEDS = range(10)
-KIPF = {"hidden": (32,), "latent_dim": 16, "learning_rate": 0.01, "epochs": 200, "validation": 0.0}
+KIPF = {"latent_dim": 16, "learning_rate": 0.01, "epochs": 200, "validation": 0.0}
 MODELS = {
     "GAE": (narrows.GraphAutoencoder, {}, True, "91.0 / 92.0"),
     "VGAE": (narrows.VariationalGraphAutoencoder, {}, True, "91.4 / 92.6"),

@@ -71,13 +71,15 @@ class _GraphNet(Net):
         return Step(batch, h, self.latent.posterior(h), z, out, nll, charges, self.progress)
 
     def elbo(self, batch: Batch, noise: Tensor | None) -> Tensor:
-        """Return the bound with noise of its own for each node: a common one would link them."""
+        """Return the bound with noise of its own for each node of a graph: one for all links them."""
         h, context = self.encode(batch)
         draws: list[Tensor | None] = [None]
         if noise is not None and self.latent.stochastic:
             generator = torch.Generator().manual_seed(0)
-            own = self.latent.noise(len(noise) * len(h), generator).to(h.device)
-            draws = list(own.view(len(noise), len(h), -1))
+            sizes = cast(Links, batch.graph).sizes
+            own = self.latent.noise(len(noise) * max(sizes), generator).to(h.device)
+            parts = own.view(len(noise), max(sizes), -1)
+            draws = list(torch.cat([parts[:, :size] for size in sizes], 1))
         steps = [self.complete(batch, h, context, draw) for draw in draws]
         paid = ("kl", "features")
         bounds = [
