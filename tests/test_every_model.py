@@ -22,6 +22,7 @@ from narrows.parts.likelihoods import LIKELIHOODS
 from narrows.parts.networks import ARCHITECTURES
 from narrows.parts.penalties import PENALTIES
 
+
 def graphs(n, nodes):
     """A list of graphs: nodes of one of three kinds are linked to their like, and to a few others."""
     rng = np.random.default_rng(0)
@@ -373,9 +374,7 @@ def test_a_row_does_not_depend_on_its_neighbours(case):
         # A pixel beside a half may be rounded either way.
         allowed = 1 if whole.dtype == np.uint8 else 1e-6 * np.abs(whole).max()
         for size in (1, 2, 7):
-            parts = [
-                together_in_one(method(X[i : i + size])) for i in range(0, len(X), size)
-            ]
+            parts = [together_in_one(method(X[i : i + size])) for i in range(0, len(X), size)]
             difference = np.concatenate(parts).astype(float) - whole
             assert np.abs(difference).max() <= allowed, (method.__name__, size)
 

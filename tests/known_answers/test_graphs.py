@@ -104,7 +104,9 @@ def kipf(scores, adjacency):
     n, edges = len(adjacency), adjacency.sum()
     positive, norm = (n * n - edges) / edges, n * n / (2 * (n * n - edges))
     told = adjacency + torch.eye(n)
-    entries = F.binary_cross_entropy_with_logits(scores, told, pos_weight=positive, reduction="none")
+    entries = F.binary_cross_entropy_with_logits(
+        scores, told, pos_weight=positive, reduction="none"
+    )
     return norm * entries.sum(1)
 
 
@@ -323,9 +325,7 @@ def test_probabilities_have_the_share_of_links():
         assert not P.diagonal().any()
         assert 0.5 < P.sum() / A.sum() < 2.0, name
         pairs = np.array([[3, 5], [8, 1]])
-        np.testing.assert_allclose(
-            model.score_edges((A, X), pairs), P[tuple(pairs.T)], atol=1e-6
-        )
+        np.testing.assert_allclose(model.score_edges((A, X), pairs), P[tuple(pairs.T)], atol=1e-6)
 
 
 def test_a_large_reconstruction_is_sparse(monkeypatch):
@@ -500,7 +500,10 @@ def test_inputs_are_never_changed():
         (csr_array(np.ones((2, 3))), r"adjacency of shape \(2, 3\)"),
         (csr_array((0, 0)), "no nodes"),
         ([], "empty list"),
-        ([(ADJACENCY, np.ones((34, 2))), (ADJACENCY, np.ones((34, 1)))], "1 features a node where"),
+        (
+            [(ADJACENCY, np.ones((34, 2))), (ADJACENCY, np.ones((34, 1)))],
+            "1 features a node where",
+        ),
         ([ADJACENCY, ADJACENCY], "list of graphs without features"),
     ],
 )
@@ -548,7 +551,10 @@ def test_what_was_not_fitted_meets_a_sentence():
     ("options", "sentence"),
     [
         ({"tied": True}, "'tied' parameter .* has no effect on graph networks"),
-        ({"likelihood": "laplace"}, "is of the nodes' features, which feature_weight=0 leaves out"),
+        (
+            {"likelihood": "laplace"},
+            "is of the nodes' features, which feature_weight=0 leaves out",
+        ),
         ({"feature_weight": 1.0, "likelihood": "poisson"}, "likelihood='poisson' has whole ones"),
         ({"architecture": "linear", "hidden": (3,)}, "no effect with architecture='linear'"),
         (

@@ -18,6 +18,8 @@ METRICS = {
     "explained_variance": "explained variance",
     "log_likelihood": "log-likelihood (nats)",
     "psnr": "PSNR (dB)",
+    "auc": "area under the ROC curve",
+    "average_precision": "average precision",
 }
 COLOURS = {"good": "green", "notice": "yellow", "problem": "red"}
 
@@ -69,10 +71,14 @@ def show_run(summary: dict[str, Any]) -> None:
     metrics = summary["metrics"]
     if metrics:
         rows = "held-out" if summary["held_out"] else "training"
+        unit = "edges" if "auc" in metrics["model"] else "rows"
         names = {"model": summary["model"], "pca": "PCA"}
         keys = dict.fromkeys(key for values in metrics.values() for key in values)
         _table(
-            (f"on {summary['test']} {rows} rows", *(names[owner] for owner in metrics)),
+            (
+                f"on {summary['test']} {rows} {unit}",
+                *(names.get(owner, owner) for owner in metrics),
+            ),
             [
                 (METRICS.get(key, key), *(_short(values.get(key)) for values in metrics.values()))
                 for key in keys

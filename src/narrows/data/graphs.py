@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, issparse
+from scipy.sparse import coo_array, csc_array, csr_array, issparse
 from torch import Tensor
 
 from narrows.errors import DataError, DataTypeError
 
-__all__ = ["Graphs", "is_many", "read_graphs"]
+__all__ = ["Graphs", "describe_graphs", "graph_of", "is_graph", "is_many", "read_graphs"]
 
 Array = NDArray[Any]
 FORMS = (
@@ -96,6 +96,59 @@ def read_graphs(X: Any) -> Graphs:
         np.concatenate([part.weight for part in parts]),
         np.concatenate(features) if features else None,
     )
+
+
+def describe_graphs(X: Any) -> str:
+    """Say in a few words what graphs are: ``"34 nodes, 78 edges, 3 features"``."""
+    graphs = read_graphs(X)
+    some = f"{len(graphs.sizes)} graphs, " if len(graphs.sizes) > 1 else ""
+    width = "no" if graphs.features is None else graphs.features.shape[1]
+    return f"{some}{len(graphs)} nodes, {len(graphs.edges)} edges, {width} features"
+
+
+# -- graphs in files ----------------------------------------------------------------------------
+
+
+def is_graph(names: Iterable[str]) -> bool:
+    """Tell by their names whether arrays are of a graph, or of what `save_npz` wrote."""
+    return "edge_index" in names or {"format", "shape", "data"} <= {*names}
+
+
+def graph_of(arrays: dict[str, Array], labels: str | None, where: str) -> tuple[Any, Array | None]:
+    """Return the graph that arrays hold, and the labels of its nodes or None.
+
+    Raises:
+        DataError: an array has a name that means nothing, or the format is not known.
+    """
+    if "edge_index" not in arrays:
+        return _saved(arrays, where), None
+    named = [labels] if labels else ["labels", "y"]
+    known = ["edge_index", "features", "x", "edge_weight", *named]
+    for name in arrays:
+        if name not in known:
+            raise DataError(
+                f"{where} is a graph with an array '{name}'; expected edge_index, and perhaps "
+                "features or x, edge_weight, labels or y."
+            )
+    features = arrays.get("features", arrays.get("x"))
+    weight = [arrays["edge_weight"]] if "edge_weight" in arrays else []
+    y = next((arrays[name] for name in named if name in arrays), None)
+    return (arrays["edge_index"], features, *weight), y
+
+
+def _saved(arrays: dict[str, Array], where: str) -> Any:
+    """Return the matrix that `scipy.sparse.save_npz` wrote."""
+    kind, shape = arrays["format"].item(), tuple(arrays["shape"].tolist())
+    kind = kind.decode() if isinstance(kind, bytes) else str(kind)
+    try:
+        if kind in ("csr", "csc"):
+            form = csr_array if kind == "csr" else csc_array
+            return form((arrays["data"], arrays["indices"], arrays["indptr"]), shape=shape)
+        if kind == "coo":
+            return coo_array((arrays["data"], (arrays["row"], arrays["col"])), shape=shape)
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{where} is no sparse matrix of SciPy: {error}.") from error
+    raise DataError(f"{where} is a sparse matrix of the format '{kind}'. Save it as csr or coo.")
 
 
 # -- the forms of a graph -----------------------------------------------------------------------
@@ -213,9 +266,7 @@ def _pairs(edges: Any, where: str) -> Array:
     return (pairs.T if len(pairs) == 2 else pairs).astype(np.int64)
 
 
-def _once(
-    pairs: Array, weight: Array, nodes: int, where: str, listed: int
-) -> tuple[Array, Array]:
+def _once(pairs: Array, weight: Array, nodes: int, where: str, listed: int) -> tuple[Array, Array]:
     """Return each undirected edge once, in the order of its first place, with its mean weight."""
     loops = pairs[:, 0] == pairs[:, 1]
     if loops.any():

@@ -50,9 +50,7 @@ class _GraphNet(Net):
         feature_weight: weight of the features' nll.
     """
 
-    def __init__(
-        self, net: Net, density: float, feature_weight: float
-    ) -> None:
+    def __init__(self, net: Net, density: float, feature_weight: float) -> None:
         super().__init__(net.encoder, net.latent, net.decoder, net.likelihood)
         self.log_odds = log(density) - log(1 - density)
         self.feature_weight = feature_weight
