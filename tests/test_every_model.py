@@ -24,7 +24,7 @@ from narrows.parts.penalties import PENALTIES
 
 
 def graphs(n, nodes):
-    """A list of graphs: nodes of one of three kinds are linked to their like, and to a few others."""
+    """A list of graphs: nodes of three kinds are linked to their like, and to a few others."""
     rng = np.random.default_rng(0)
     made = []
     for _ in range(n):

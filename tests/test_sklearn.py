@@ -16,8 +16,8 @@ import narrows
 from narrows.data.samples import load
 
 CLASSES = [cls for cls in narrows.MODELS.values() if cls.__module__.startswith("narrows.")]
-# Models of graphs say by their tag that they take no matrix: scikit-learn's battery has nothing for
-# them. What it asks for is asked of graphs in test_every_model.py, and below.
+# Models of graphs say by their tag that they take no matrix: scikit-learn's battery has nothing
+# for them. What it asks for is asked of graphs in test_every_model.py, and below.
 ARRAYS = [cls for cls in CLASSES if cls().__sklearn_tags__().input_tags.two_d_array]
 GRAPHS = [cls for cls in CLASSES if cls not in ARRAYS]
 ESTIMATORS = [cls(latent_dim=2, epochs=2, batch_size=64) for cls in ARRAYS]

@@ -121,7 +121,7 @@ def sources(
             "validation_split='last'."
         )
     fraction = 0.0 if validation is not None else fraction
-    if isinstance(known, Graph):
+    if isinstance(known, Graph) and isinstance(array, Graphs):
         rows = known.split(array, fraction, model.validation_split, seed, groups)
         target = target_range(model) if modality is None else None
         return _graph_sources(model, known, array, target, rows, seed, weight, validation)

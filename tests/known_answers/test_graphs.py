@@ -528,13 +528,15 @@ def test_other_models_take_no_graphs():
 def test_what_was_not_fitted_meets_a_sentence():
     A, X, _ = blocks(30)
     model = narrows.GraphAutoencoder(**QUICK).fit((A, X))
-    with pytest.raises(DataError, match="X has 2 features a node, but .* is expecting 3 features"):
+    with pytest.raises(
+        DataError, match=r"X has 2 features a node, but .* is expecting 3 features"
+    ):
         model.transform((A, X[:, :2]))
     with pytest.raises(DataError, match="X has 0 features a node"):
         model.transform(A)
-    with pytest.raises(DataError, match="pairs names nodes from 0 to 30, but X has .* 0 to 29"):
+    with pytest.raises(DataError, match=r"pairs names nodes from 0 to 30, but X has .* 0 to 29"):
         model.score_edges((A, X), [[0, 30]])
-    with pytest.raises(DataError, match="expected \\(pairs, 2\\)"):
+    with pytest.raises(DataError, match=r"expected \(pairs, 2\)"):
         model.score_edges((A, X), [0, 3])
     with pytest.raises(DataError, match="one graph; X is a list"):
         model.score_edges([(A, X)], [[0, 3]])

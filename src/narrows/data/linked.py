@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +53,8 @@ class Links:
 
     def to(self, device: torch.device) -> "Links":
         """Return the links on a device."""
-        return replace(self, **{name: t.to(device) for name, t in self.tensors().items()})
+        moved: dict[str, Any] = {name: t.to(device) for name, t in self.tensors().items()}
+        return replace(self, **moved)
 
     @staticmethod
     def union(parts: Sequence["Links"]) -> "Links":

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -106,7 +106,8 @@ class InMemory:
     def take(self, rows: Tensor) -> Batch:
         """Return the batch of these rows."""
         taken = {name: t.index_select(0, rows) for name, t in self.tensors().items()}
-        return Batch(**{"target": taken["x"], "index": rows} | taken)
+        found: dict[str, Any] = {"target": taken["x"], "index": rows} | taken
+        return Batch(**found)
 
     def passes(self, rows: Tensor, size: int, multiple: int) -> Iterator[tuple[Batch, Tensor]]:
         """Yield batches with these rows in their order, and where in the batch they are.

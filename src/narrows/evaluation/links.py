@@ -115,7 +115,7 @@ def _among(graphs: Graphs, held: Array) -> Array:
     """Tell which edges were held out."""
     held = np.asarray(held).reshape(-1, 2)
     ids = [edges[:, 0] * len(graphs) + edges[:, 1] for edges in (graphs.edges, held)]
-    return np.isin(*ids)
+    return np.isin(ids[0], ids[1])
 
 
 def _adamic_adar(seen: Graphs, pairs: list[Array]) -> list[Array]:

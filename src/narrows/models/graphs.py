@@ -69,7 +69,7 @@ class _GraphNet(Net):
         return Step(batch, h, self.latent.posterior(h), z, out, nll, charges, self.progress)
 
     def elbo(self, batch: Batch, noise: Tensor | None) -> Tensor:
-        """Return the bound with noise of its own for each node of a graph: one for all links them."""
+        """Return the bound, with noise of its own for each node: a common one would link them."""
         h, context = self.encode(batch)
         draws: list[Tensor | None] = [None]
         if noise is not None and self.latent.stochastic:
@@ -200,14 +200,14 @@ class _GraphModel(BaseAutoencoder):
         return self._probabilities(codes, found)
 
     def reconstruct(self, X: Any, y: Any = None) -> Any:
-        """Return the probabilities of the links of X: a matrix ``(nodes, nodes)``, a list for a list.
+        """Return the probabilities of the links of X, ``(nodes, nodes)``: a list for a list.
 
         Training weighs links and the other pairs alike; here they have the share of links that
         the training graphs had. Above 5 000 nodes it is a SciPy sparse array of the edges of X;
         `score_edges` gives other pairs.
         """
         codes = torch.from_numpy(self.transform(X, y))
-        graphs = self.modality_.read(X, type(self).__name__)
+        graphs = self._modality.read(X, type(self).__name__)
         made = []
         for start, part in zip(graphs.starts, codes.split(list(graphs.sizes)), strict=False):
             inside = (graphs.edges[:, 0] >= start) & (graphs.edges[:, 0] < start + len(part))
@@ -238,7 +238,7 @@ class _GraphModel(BaseAutoencoder):
             z = self.net_.latent.seen(self.net_.code(batch))
             return self.net_.likelihood.mean(features(z, batch))
 
-        return self.modality_.features(self._map(X, mean))
+        return self._modality.features(self._map(X, mean))
 
     def interpolate(self, a: Any, b: Any, steps: int = 10) -> Any:
         """Raise a `ContextError`: a node is nothing without its graph."""
@@ -276,6 +276,10 @@ class _GraphModel(BaseAutoencoder):
         parts = torch.from_numpy(pairs.astype(np.int64)).to(z.device).split(2**18)
         scores = [net.links.at(z, part.t()) for part in parts]
         return net.probability(torch.cat(scores)).cpu().numpy()
+
+    @property
+    def _modality(self) -> Graph:
+        return cast(Graph, self.modality_)
 
     @property
     def _net(self) -> _GraphNet:

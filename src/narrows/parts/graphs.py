@@ -53,7 +53,8 @@ class _Propagation(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        return _product(*ctx.saved_tensors, gradient), None, None, None
+        first, other, value = ctx.saved_tensors
+        return _product(first, other, value, gradient), None, None, None
 
 
 def _product(first: Tensor, other: Tensor, value: Tensor, x: Tensor) -> Tensor:
@@ -100,8 +101,8 @@ class GraphEncoder(nn.Module):
         h = batch.x
         for i, layer in enumerate(self.layers):
             h = self.dropout(self.activation(h)) if i else h
-            known = bool(self.nodes) and not i
-            h = propagate(graph, self.layers[0].weight.t() if known else layer(h))
+            known, weight = bool(self.nodes) and not i, layer.get_parameter("weight")
+            h = propagate(graph, weight.t() if known else layer(h))
         return h
 
 

@@ -128,7 +128,8 @@ class Graph(Modality):
         """Return features in the user's units, from those of the model."""
         values = x.double().numpy() * np.array(self.scale) + np.array(self.center)
         values = np.expm1(values).clip(0) if self.log else values
-        return values.astype(np.float32)
+        units: Array = values.astype(np.float32)
+        return units
 
     def decode(self, x: Tensor, like: Any = None, condition: Tensor | None = None) -> Any:
         """Return probabilities of links as they are."""
