@@ -1,6 +1,7 @@
 """Graphs on the command line: files in, models, codes and links out."""
 
 import json
+from pathlib import Path
 
 import networkx as nx
 import numpy as np
@@ -32,13 +33,13 @@ def test_a_graph_is_fitted_and_applied(capsys):
     shown = capsys.readouterr().out
     assert "34 nodes, 78 edges, 34 features" in shown
     assert "on 7 held-out edges" in shown
-    summary = json.loads(open("runs/karate-variationalgraph/metrics.json").read())
+    summary = json.loads(Path("runs/karate-variationalgraph/metrics.json").read_text("utf-8"))
     assert set(summary["metrics"]) == {"model", "Adamic–Adar"}
     for values in summary["metrics"].values():
         assert 0 <= values["auc"] <= 1
     assert (summary["train"], summary["test"], summary["held_out"]) == (71, 7, True)
     run = "runs/karate-variationalgraph"
-    assert "<h2" in open(f"{run}/report.html").read()
+    assert "<h2" in Path(f"{run}/report.html").read_text("utf-8")
     assert call("encode", run, "karate.npz", "--out", "codes.npy") == 0
     assert call("reconstruct", run, "karate.npz", "--out", "links.npy") == 0
     assert call("score", run, "karate.npz", "--out", "scores.npy") == 0
@@ -52,7 +53,7 @@ def test_a_graph_is_fitted_and_applied(capsys):
 
 def test_nothing_is_held_out():
     assert call("fit", "karate.npz", "--model", "graph", "--epochs", 3, "--validation", 0.0) == 0
-    summary = json.loads(open("runs/karate-graph/metrics.json").read())
+    summary = json.loads(Path("runs/karate-graph/metrics.json").read_text("utf-8"))
     assert (summary["train"], summary["test"], summary["held_out"]) == (78, 78, False)
 
 

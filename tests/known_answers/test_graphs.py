@@ -514,7 +514,7 @@ def test_what_is_no_graph_meets_a_sentence(X, sentence):
 
 @pytest.mark.parametrize("X", [np.ones((5, 5)), torch.ones(5, 5), "a", None, 3, np.ones(4)])
 def test_an_array_is_no_graph(X):
-    with pytest.raises(DataTypeError, match="which is no graph. Expected"):
+    with pytest.raises(DataTypeError, match=r"which is no graph. Expected"):
         narrows.GraphAutoencoder(**QUICK).fit(X)
 
 

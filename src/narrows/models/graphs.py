@@ -299,9 +299,10 @@ class GraphAutoencoder(_GraphModel):
     -log p(A | Z) with Z = f(A, X) and p(A_ij = 1) = sigmoid(z_i · z_j)
 
     f are graph convolutions, h <- relu(D^-½ (A + I) D^-½ h W). Edges and the other pairs of nodes
-    weigh alike, as Kipf & Welling's pos_weight and norm have it: a node's "nll" is summed over
-    its pairs, all of them in graphs of up to 5 000 nodes (500 with decoder="mlp"), else a sample.
-    The code of a node is a row of `transform`; graphs with the same features may be new ones.
+    weigh alike, as Kipf & Welling's pos_weight and norm have it, and a node counts as linked to
+    itself. Its "nll" is summed over its pairs: all of them in graphs of up to 5 000 nodes (500
+    with decoder="mlp"), else a sample. Scores are of this weighted likelihood, no density. Codes
+    are the rows of `transform`, also of new graphs; a graph without features must keep its nodes.
 
     X is `(edge_index, features)`, a SciPy adjacency, a networkx graph, torch-geometric's `Data`,
     or a list of graphs. Edges are undirected; their weights steer the convolutions alone.
