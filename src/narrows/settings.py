@@ -18,7 +18,8 @@ class Settings(Parameters):
 
     Args:
         latent_dim: size of the code.
-        modality: what the data are: "table", "image", "graph", or "auto" where only one is possible.
+        modality: what the data are: "table", "image", "graph", or "auto" where only one is
+            possible.
         scaling: "standard", "robust" or "minmax" units inside the model, "none", or "auto": what
             the likelihood and the output activation ask for (for counts, "standard" units of
             log(1 + x); a likelihood of whole numbers explains them unscaled).
