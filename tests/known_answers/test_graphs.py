@@ -375,22 +375,19 @@ def test_patience_and_weights_of_nodes():
     assert not np.array_equal(model.transform((A, X)), plain.transform((A, X)))
 
 
-def test_training_resumes_where_it_stopped(tmp_path):
+@pytest.mark.parametrize("cls", FAMILIES)
+def test_training_resumes_where_it_stopped(cls, tmp_path):
     X = blocks(40)[:2]
-    options = QUICK | {"epochs": 6}
-    model = narrows.AdversarialGraphAutoencoder(**options)
+    options = QUICK | {"epochs": 6, "dropout": 0.2}
+    model = cls(**options)
     whole = model.fit(X, checkpoint=tmp_path / "a").transform(X)
     for folder in sorted((tmp_path / "a").glob("epoch-*"))[-1:]:
         (folder / "state.json").write_text("{")  # the newest is damaged
     with pytest.warns(UserWarning, match="Going back"):
-        again = narrows.AdversarialGraphAutoencoder(**options).fit(
-            X, checkpoint=tmp_path / "a", resume=True
-        )
+        again = cls(**options).fit(X, checkpoint=tmp_path / "a", resume=True)
     np.testing.assert_array_equal(again.transform(X), whole)
     with pytest.raises(narrows.errors.FileError, match="differs in the data"):
-        narrows.AdversarialGraphAutoencoder(**options).fit(
-            blocks(40, seed=3)[:2], checkpoint=tmp_path / "a", resume=True
-        )
+        cls(**options).fit(blocks(40, seed=3)[:2], checkpoint=tmp_path / "a", resume=True)
 
 
 # -- the forms of a graph -----------------------------------------------------------------------
