@@ -36,7 +36,7 @@ def digits():
 
 @pytest.fixture(scope="session")
 def linked_digits(digits):
-    """A graph whose nodes are the digits, each linked to its five nearest: for models of graphs."""
+    """A graph whose nodes are the digits, each linked to its five nearest."""
     near = kneighbors_graph(digits, 5)
     return near.maximum(near.T), digits
 
