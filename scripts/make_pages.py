@@ -43,11 +43,17 @@ def page(model: type[BaseAutoencoder]) -> str:
         caption = "handwritten digits, what the model makes of them by dense layers, and samples"
         parts.append(f"![Three rows: {caption}.](../images/models/{name}.png)")
     parts.append(f"```python\n{code('>>>' + example)}\n```")
-    parts.append(f"From the shell: `narrows fit digits --model {name}`")
+    data = "digits" if takes_rows(model) else "graph.npz"
+    parts.append(f"From the shell: `narrows fit {data} --model {name}`")
     parts += ["## Parameters", parameters(model)]
     if references := make_fields.references(model):
         parts += ["## References", "\n".join(f"- {link(work)}" for work in references)]
     return "\n\n".join(parts) + "\n"
+
+
+def takes_rows(model: type[BaseAutoencoder]) -> bool:
+    """Tell a model of rows from one of graphs."""
+    return bool(model().__sklearn_tags__().input_tags.two_d_array)
 
 
 def code(example: str) -> str:
@@ -132,7 +138,7 @@ def main() -> None:
     wanted = parser.parse_args().pictures
     if wanted is not None:
         for model in models():
-            if not wanted or model.__name__ in wanted:
+            if takes_rows(model) and (not wanted or model.__name__ in wanted):
                 draw(model)
     for path, text in content().items():
         path.parent.mkdir(exist_ok=True)

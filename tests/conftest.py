@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
+from sklearn.neighbors import kneighbors_graph
 
 import narrows
 
@@ -31,6 +32,13 @@ def _registry():
 def digits():
     """256 real digits, ``(256, 64)`` float32; some of the columns are constant."""
     return frozen(load_digits().data[:256].astype(np.float32))
+
+
+@pytest.fixture(scope="session")
+def linked_digits(digits):
+    """A graph whose nodes are the digits, each linked to its five nearest."""
+    near = kneighbors_graph(digits, 5)
+    return near.maximum(near.T), digits
 
 
 @pytest.fixture(scope="session")

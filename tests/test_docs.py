@@ -73,6 +73,14 @@ def test_the_page_on_data_runs():
     assert len(names["made"]) == 100
 
 
+def test_the_example_of_a_graph_runs(tmp_path):
+    command = [sys.executable, ROOT / "examples" / "graph.py", "--out", tmp_path / "model"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "of 34 members" in done.stdout
+    assert (tmp_path / "model" / "config.json").exists()
+
+
 @pytest.mark.parametrize("example", ["deep_autoencoder", "shallow_autoencoder"])
 def test_the_examples_run(example, tmp_path):
     figure = tmp_path / "figure.png"

@@ -16,19 +16,39 @@ from sklearn.datasets import load_digits
 
 import narrows
 from narrows.data.corruption import CORRUPTIONS
-from narrows.data.sources import InMemory
 from narrows.errors import ContextError, ParameterError
 from narrows.parts.latents import LATENTS
 from narrows.parts.likelihoods import LIKELIHOODS
 from narrows.parts.networks import ARCHITECTURES
 from narrows.parts.penalties import PENALTIES
 
+
+def graphs(n, nodes):
+    """A list of graphs: nodes of three kinds are linked to their like, and to a few others."""
+    rng = np.random.default_rng(0)
+    made = []
+    for _ in range(n):
+        kind = np.arange(nodes) % 3
+        chance = np.where(kind[:, None] == kind, 0.9, 0.1)
+        edges = np.argwhere(np.triu(rng.random((nodes, nodes)) < chance, 1)).T
+        x = np.eye(3)[kind] + 0.3 * rng.standard_normal((nodes, 3)) + 1
+        made.append((edges, x.astype(np.float32)))
+    return made
+
+
 CLASSES = [cls for cls in narrows.MODELS.values() if cls.__module__.startswith("narrows.")]
 TABLE = load_digits().data[:120].astype(np.float32)
 IMAGES = np.rint(load_digits().images[:120] * (255 / 16)).astype(np.uint8)
 VOLUMES = IMAGES.reshape(-1, 4, 4, 4)
 LABELS = load_digits().target[:120]  # read by conditional models, ignored by the others
+GRAPHS = graphs(14, 12)
+GRAPH_MODELS = {
+    narrows.GraphAutoencoder,
+    narrows.VariationalGraphAutoencoder,
+    narrows.AdversarialGraphAutoencoder,
+}
 TABLE.flags.writeable = IMAGES.flags.writeable = VOLUMES.flags.writeable = False
+INPUTS = {"table": TABLE, "image": IMAGES, "volume": VOLUMES, "graph": GRAPHS}
 # Their decoders see more than the code: a bare one is refused with a sentence.
 NEED_CONTEXT = {narrows.MaskedAutoencoder, narrows.ResidualAutoencoder, narrows.UNetAutoencoder}
 TRANSFORMER = {"architecture": "transformer", "width": 8, "depth": 1, "heads": 2}
@@ -71,6 +91,10 @@ def cases():
         if cls is not narrows.ComposedAutoencoder:
             for name in filter(lambda name: accepts(cls, name), ARCHITECTURES):
                 yield f"{cls.__name__}-{name}", cls, {"architecture": name}
+    for cls in sorted(GRAPH_MODELS, key=lambda cls: cls.__name__):
+        yield f"{cls.__name__}-gcn", cls, {"architecture": "gcn"}
+    told = {"architecture": "gcn", "feature_weight": 1.0, "decoder": "mlp"}
+    yield "GraphAutoencoder-features-mlp", narrows.GraphAutoencoder, told
     for options in compositions():
         label = ",".join(f"{name}={value}" for name, value in options.items())
         yield (
@@ -129,16 +153,36 @@ def make(case, **changes):
     small = {"latent_dim": 3, "epochs": 5, "batch_size": 32, "learning_rate": 0.01}
     if name in ARCHITECTURES and "hidden" in inspect.signature(ARCHITECTURES[name]).parameters:
         small["hidden"] = SMALL.get(name)
+    if cls in GRAPH_MODELS:
+        small |= {"hidden": (16,) if name == "gcn" else None, "learning_rate": 0.02}
     return cls(**small | {"modality": modality(case)} | options | changes)
 
 
 def modality(case):
-    options = CASES[case][1]
+    cls, options = CASES[case]
+    if cls in GRAPH_MODELS:
+        return "graph"
     return options.get("modality", "image" if options["architecture"] == "conv" else "table")
 
 
 def data(case):
-    return {"table": TABLE, "image": IMAGES, "volume": VOLUMES}[modality(case)]
+    return INPUTS[modality(case)]
+
+
+def samples(X):
+    """How many samples there are: rows, or the nodes of graphs."""
+    return sum(len(x) for _, x in X) if isinstance(X, list) else len(X)
+
+
+def twice(X):
+    return 2 * X if isinstance(X, list) else np.repeat(X, 2, 0)
+
+
+def together_in_one(parts):
+    """Answers as one array: matrices of links have none of one shape."""
+    if not isinstance(parts, list):
+        return parts
+    return np.concatenate([part.ravel() for part in parts])
 
 
 @cache
@@ -151,7 +195,7 @@ def answers(model, X):
     codes = model.transform(X)
     found = {
         "transform": codes,
-        "reconstruct": model.reconstruct(X),
+        "reconstruct": together_in_one(model.reconstruct(X)),
         "score_samples": model.score_samples(X),
     }
     decoded = {
@@ -160,6 +204,9 @@ def answers(model, X):
         "noisy": lambda: model.sample(5, seed=3, noise=True),
         "interpolate": lambda: model.interpolate(X[0], X[1], 4),
     }
+    if type(model) in GRAPH_MODELS:  # a node is nothing without its graph
+        with pytest.raises(ContextError, match="reconstruct"):
+            decoded.pop("interpolate")()
     if type(model) in NEED_CONTEXT:
         for decode in decoded.values():
             with pytest.raises(ContextError, match="reconstruct"):
@@ -182,11 +229,7 @@ def assert_answers_as_expected(case, model):
 
 def source(model, X):
     """The data as training sees them."""
-    array = model.modality_.read(X, "test")
-    x, mask, _ = model.modality_.encode(array)
-    condition, known = model.modality_.conditions(array, LABELS)
-    target = model.modality_.target(array)
-    return InMemory(x, mask, condition=condition, known=known, target=target)
+    return model.modality_.source(model.modality_.read(X, "test"), LABELS)
 
 
 def paid(model, X):
@@ -296,14 +339,25 @@ def test_answers_are_finite_and_of_the_right_shape(case):
     for name in found:
         assert np.isfinite(found[name]).all(), name
     width = np.prod(model.net_.latent.code_shape)
-    assert found["transform"].shape == (len(X), width)
+    n = samples(X)
+    assert found["transform"].shape == (n, width)
+    assert found["score_samples"].shape == (n,)
+    if type(model) in GRAPH_MODELS:
+        assert [P.shape for P in model.reconstruct(X)] == [(len(x), len(x)) for _, x in X]
+        assert found["inverse_transform"].shape == (n, n)
+        assert found["sample"].shape == found["noisy"].shape == (5, 5)
+        return
     assert found["reconstruct"].shape == X.shape
-    assert found["score_samples"].shape == (len(X),)
     if type(model) not in NEED_CONTEXT:
         assert found["inverse_transform"].shape == X.shape
         assert found["sample"].shape == found["noisy"].shape == (5, *X.shape[1:])
         assert found["interpolate"].shape == (4, *X.shape[1:])
-    assert model.score(X) == pytest.approx(found["score_samples"].mean(), rel=1e-6)
+
+
+@every_model
+def test_the_score_is_the_mean_of_all(case):
+    scores = expected(case)["score_samples"]
+    assert fitted(case).score(data(case)) == pytest.approx(scores.mean(), rel=1e-6)
 
 
 @every_model
@@ -321,31 +375,34 @@ def test_samples_differ_from_each_other_and_with_the_seed(case):
 
 @every_model
 def test_a_row_does_not_depend_on_its_neighbours(case):
+    """Nor a graph on the graphs beside it."""
     model, X = fitted(case), data(case)[:14]
     for method in (model.transform, model.score_samples, model.reconstruct):
-        whole = method(X)
+        whole = together_in_one(method(X))
         # A pixel beside a half may be rounded either way.
         allowed = 1 if whole.dtype == np.uint8 else 1e-6 * np.abs(whole).max()
         for size in (1, 2, 7):
-            parts = [method(X[i : i + size]) for i in range(0, len(X), size)]
+            parts = [together_in_one(method(X[i : i + size])) for i in range(0, len(X), size)]
             difference = np.concatenate(parts).astype(float) - whole
             assert np.abs(difference).max() <= allowed, (method.__name__, size)
 
 
 @every_model
 def test_inputs_are_never_changed(case):
-    X = data(case).copy()  # writeable
-    digest = hashlib.sha256(X).hexdigest()
+    X = copy.deepcopy(data(case))
+    if isinstance(X, np.ndarray):
+        X.flags.writeable = True
+    digest, half = hashlib.sha256(pickle.dumps(X)).hexdigest(), len(X) // 2
     model = make(case, epochs=1)
     steps = {
         "fit": lambda X: model.fit(X, LABELS),
         "partial_fit": lambda X: model.partial_fit(X, LABELS),
         "answers": lambda X: answers(model, X),
-        "validation": lambda X: model.fit(X[:60], LABELS[:60], validation=X[60:]),
+        "validation": lambda X: model.fit(X[:half], LABELS[:half], validation=X[half:]),
     }
     for name, step in steps.items():
         step(X)
-        assert hashlib.sha256(X).hexdigest() == digest, name
+        assert hashlib.sha256(pickle.dumps(X)).hexdigest() == digest, name
     codes = model.transform(X)
     digest = hashlib.sha256(codes).hexdigest()
     if type(model) not in NEED_CONTEXT:
@@ -377,7 +434,7 @@ def test_one_row(case):
             make(case).fit(X, LABELS[: len(X)])
         return
     model = make(case).fit(X, LABELS[: len(X)])
-    for name, answer in answers(model, np.repeat(X, 2, 0)).items():
+    for name, answer in answers(model, twice(X)).items():
         assert np.isfinite(answer).all(), name
 
 
@@ -386,14 +443,22 @@ def test_one_row(case):
 def test_fewer_rows_than_a_batch_or_one_more(case, n):
     X = data(case)[:n]
     model = make(case, epochs=2, validation=0.1 if n == 15 else 0.0).fit(X, LABELS[: len(X)])
-    assert np.isfinite(model.reconstruct(X)).all()
-    assert model.reconstruct(X).shape == X.shape
+    made = model.reconstruct(X)
+    assert np.isfinite(together_in_one(made)).all()
+    assert len(made) == len(X)
+    assert isinstance(X, list) or made.shape == X.shape
 
 
 @every_model
 @pytest.mark.filterwarnings("ignore:Every column of X is constant")
 def test_identical_rows(case):
-    X = np.full_like(data(case), 7 if len(case) % 2 else 0)
+    value = 7 if len(case) % 2 else 0
+    if modality(case) == "graph":  # alike in all but their links
+        X = [(edges, np.full_like(x, value)) for edges, x in GRAPHS]
+        model = make(case).fit(X)
+        assert all(np.isfinite(answer).all() for answer in answers(model, X).values())
+        return
+    X = np.full_like(data(case), value)
     model = make(case).fit(X, LABELS[: len(X)])
     for name, answer in answers(model, X).items():
         assert np.isfinite(answer).all(), name
@@ -432,12 +497,13 @@ import numpy as np
 import narrows
 
 root = Path(sys.argv[1])
-inputs = np.load(root / "inputs.npz")
+inputs = pickle.loads((root / "inputs.pickle").read_bytes())
 
 def answers(model, X):
+    made = model.reconstruct(X)
     found = {
         "transform": model.transform(X),
-        "reconstruct": model.reconstruct(X),
+        "reconstruct": np.concatenate([m.ravel() for m in made]) if type(X) is list else made,
         "score_samples": model.score_samples(X),
     }
     try:
@@ -459,7 +525,7 @@ for folder in sorted(root.glob("*.model")):
 
 def test_a_fresh_process_gives_the_same_bits(tmp_path):
     """One process loads, unpickles and refits what another one saved."""
-    np.savez(tmp_path / "inputs.npz", table=TABLE, image=IMAGES, volume=VOLUMES)
+    (tmp_path / "inputs.pickle").write_bytes(pickle.dumps(INPUTS))
     for i, case in enumerate(CASES):
         fitted(case).save(tmp_path / f"{i}.model")
         (tmp_path / f"{i}.pickle").write_bytes(pickle.dumps(fitted(case)))

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.datasets import load_wine
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, KFold
+from sklearn.neighbors import kneighbors_graph
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks as checks
@@ -13,7 +16,11 @@ import narrows
 from narrows.data.samples import load
 
 CLASSES = [cls for cls in narrows.MODELS.values() if cls.__module__.startswith("narrows.")]
-ESTIMATORS = [cls(latent_dim=2, epochs=2, batch_size=64) for cls in CLASSES]
+# Models of graphs say by their tag that they take no matrix: scikit-learn's battery has nothing
+# for them. What it asks for is asked of graphs in test_every_model.py, and below.
+ARRAYS = [cls for cls in CLASSES if cls().__sklearn_tags__().input_tags.two_d_array]
+GRAPHS = [cls for cls in CLASSES if cls not in ARRAYS]
+ESTIMATORS = [cls(latent_dim=2, epochs=2, batch_size=64) for cls in ARRAYS]
 
 # What `check_estimator` does not run: some for want of a place, and those of the sample weights
 # because `fit` takes sample_weight as a keyword option, which the battery does not see.
@@ -49,8 +56,33 @@ def test_by_name(check, estimator):
     check(type(estimator).__name__, clone(estimator))
 
 
+@pytest.fixture(scope="module")
+def graph():
+    """A graph whose nodes are wines, linked to their five neighbours."""
+    X = StandardScaler().fit_transform(load_wine().data)
+    return kneighbors_graph(X, 5).maximum(kneighbors_graph(X, 5).T), X
+
+
+def data(cls, wine, graph):
+    """What a model takes."""
+    return graph if cls in GRAPHS else wine
+
+
+def test_only_models_of_graphs_take_no_matrix(wine):
+    assert {cls.__name__ for cls in GRAPHS} == {
+        "GraphAutoencoder",
+        "VariationalGraphAutoencoder",
+        "AdversarialGraphAutoencoder",
+    }
+    for cls in GRAPHS:
+        with pytest.raises(TypeError, match=r"ndarray of shape \(\d+, \d+\), which is no graph"):
+            cls().fit(wine)
+        with pytest.raises(NotFittedError):
+            cls().transform(wine)
+
+
 @pytest.mark.parametrize("cls", CLASSES)
-def test_every_field_refuses_what_it_cannot_be(cls, wine):
+def test_every_field_refuses_what_it_cannot_be(cls, wine, graph):
     """As check_param_validation, whose constraints are another mechanism than ours."""
 
     class Wrong:
@@ -58,7 +90,7 @@ def test_every_field_refuses_what_it_cannot_be(cls, wine):
 
     for field in cls.annotations():
         with pytest.raises(narrows.base.ParameterError, match=f"'{field}' parameter of"):
-            cls(**{field: Wrong()}).fit(wine, np.arange(len(wine)) % 3)
+            cls(**{field: Wrong()}).fit(data(cls, wine, graph), np.arange(len(wine)) % 3)
 
 
 @pytest.mark.parametrize("cls", CLASSES)
@@ -70,14 +102,25 @@ def test_an_unknown_field_is_refused_with_the_nearest_name(cls):
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_clone_keeps_the_parameters_and_drops_what_was_learned(cls, wine):
-    model = cls(latent_dim=3, epochs=1, learning_rate=0.01).fit(wine, np.arange(len(wine)) % 3)
+def test_clone_keeps_the_parameters_and_drops_what_was_learned(cls, wine, graph):
+    model = cls(latent_dim=3, epochs=1, learning_rate=0.01)
+    model.fit(data(cls, wine, graph), np.arange(len(wine)) % 3)
     twin = clone(model)
     assert twin.get_params() == model.get_params()
     assert not [name for name in vars(twin) if name.endswith("_")]
 
 
-@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("cls", GRAPHS)
+def test_codes_of_nodes_are_a_step_of_a_pipeline(cls, graph):
+    pipeline = make_pipeline(cls(latent_dim=2, epochs=2), StandardScaler())
+    codes = pipeline.fit_transform(graph)
+    np.testing.assert_allclose(codes, pipeline.transform(graph), atol=1e-6)
+    assert codes.shape == (len(graph[1]), 2)
+    name = cls.__name__.lower()
+    assert pipeline.get_feature_names_out().tolist() == [f"{name}0", f"{name}1"]
+
+
+@pytest.mark.parametrize("cls", ARRAYS)
 def test_the_code_is_a_step_of_a_pipeline(cls, wine):
     pipeline = make_pipeline(StandardScaler(), cls(latent_dim=2, epochs=2))
     codes = pipeline.fit_transform(wine, np.arange(len(wine)) % 3)

@@ -383,15 +383,17 @@ def test_running_state_changes_once_for_each_step_and_not_in_evaluation(digits):
 @pytest.mark.parametrize(
     "cls", [cls for cls in narrows.MODELS.values() if cls.__module__.startswith("narrows.")]
 )
-def test_bfloat16_trains(cls, digits):
+def test_bfloat16_trains(cls, digits, linked_digits):
     options = {"latent_dim": 3, "epochs": 6, "learning_rate": 0.01, "batch_size": 32}
     y = np.arange(len(digits)) % 3
-    model = cls(**options, precision="bfloat16").fit(digits, y)
+    rows = cls().__sklearn_tags__().input_tags.two_d_array
+    X = digits if rows else linked_digits
+    model = cls(**options, precision="bfloat16").fit(X, y)
     losses = [row["loss"] for row in model.history_ if "loss" in row]
     assert losses[-1] < losses[0]
-    assert model.transform(digits).dtype == np.float32
+    assert model.transform(X).dtype == np.float32
     assert all(p.dtype == torch.float32 for p in model.net_.parameters())
-    full = cls(**options).fit(digits, y)
+    full = cls(**options).fit(X, y)
     assert model.history_[-1]["mse"] == pytest.approx(full.history_[-1]["mse"], rel=0.2)
 
 

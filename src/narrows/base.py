@@ -481,11 +481,8 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         """Apply a function of a batch to all samples of X."""
         check_is_fitted(self)
         array = self.modality_.read(X, type(self).__name__)
-        x, mask, lengths = self.modality_.encode(array)
-        condition, known = self.modality_.conditions(array, y)
-        target = self.modality_.target(array)
-        source = InMemory(x, mask, None, condition, known, target, lengths)
-        return self._slices(source, function, torch.arange(len(x)))
+        source = self.modality_.source(array, y)
+        return self._slices(source, function, torch.arange(len(source)))
 
     def _wanted(self, condition: Any, n: int) -> Tensor | None:
         """Return the condition that a user wants for n samples, as the networks get it."""
@@ -512,9 +509,8 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         self.net_.eval()
         device = self._device()
         parts = []
-        for part in rows.split(at_once(source.x.shape[1:])):
-            full = torch.cat([part, part[:1].expand(-len(part) % EVEN)])
-            parts.append(function(source.take(full).to(device))[: len(part)])
+        for batch, kept in source.passes(rows, at_once(source.x.shape[1:]), EVEN):
+            parts.append(function(batch.to(device))[kept.to(device)])
         return torch.cat(parts).float().cpu()
 
     def _fitted_density(self) -> Mixture | CodePrior:

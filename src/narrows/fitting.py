@@ -12,7 +12,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from narrows.data.modalities import Modality
+from narrows.data.graphs import Graphs
+from narrows.data.modalities import Graph, Modality
 from narrows.data.scaling import Range
 from narrows.data.sources import InMemory
 from narrows.errors import DataError, ParameterError, nearest
@@ -130,6 +131,10 @@ def sources(
             "validation_split='last'."
         )
     fraction = 0.0 if validation is not None else fraction
+    if isinstance(known, Graph) and isinstance(array, Graphs):
+        rows = known.split(array, fraction, model.validation_split, seed, groups)
+        target = target_range(model) if modality is None else None
+        return _graph_sources(model, known, array, target, rows, seed, weight, validation)
     train, rest = known.split(array, fraction, model.validation_split, seed, groups)
     if weight is not None:  # a weight of zero leaves a sample out
         train, rest = (rows[weight[rows] > 0] for rows in (train, rest))
@@ -171,18 +176,58 @@ def _source(
     likelihood = likelihood_of(model, modality)
     unit = LIKELIHOODS[likelihood].support == "unit"
     if unit and not 0 <= x.min() <= x.max() <= 1 + 1e-6:
-        if model.scaling in ("none", "standard", "robust"):
-            raise DataError(
-                f"likelihood='{likelihood}' explains values in [0, 1]; X has values from "
-                f"{float(x.min()):.4g} to {float(x.max()):.4g}. Set scaling='auto' or 'minmax', "
-                "or likelihood='gaussian'."
-            )
+        check_unit(model, likelihood, x)
         x = x.clamp(0, 1)  # held-out values beyond the range of the training rows
     if weight is not None:
         weight = weight[rows] / weight[rows].mean()
     weights = None if weight is None else torch.from_numpy(weight)
     condition, known = (None if t is None else t[torch.from_numpy(rows)] for t in conditions)
     return InMemory(x, mask, weights, condition, known, target, lengths)
+
+
+def check_unit(model: "BaseAutoencoder", likelihood: str, x: Tensor) -> None:
+    """Refuse values outside [0, 1] for a likelihood of such values, unless they are scaled to it.
+
+    Raises:
+        DataError: there are, and the scaling leaves them there.
+    """
+    outside = not 0 <= x.min() <= x.max() <= 1 + 1e-6
+    if outside and model.scaling in ("none", "standard", "robust"):
+        raise DataError(
+            f"likelihood='{likelihood}' explains values in [0, 1]; X has values from "
+            f"{float(x.min()):.4g} to {float(x.max()):.4g}. Set scaling='auto' or 'minmax', "
+            "or likelihood='gaussian'."
+        )
+
+
+def _graph_sources(
+    model: "BaseAutoencoder",
+    modality: Graph,
+    graphs: Graphs,
+    target: Range | None,
+    rows: tuple[NDArray[np.intp], NDArray[np.intp]],
+    seed: int,
+    weight: Weights | None,
+    validation: Any,
+) -> tuple[Graph, InMemory, InMemory | None, NDArray[np.intp]]:
+    """Learn from the edges `rows[0]` alone, where there is a `target`, and hold out `rows[1]`.
+
+    What is returned as held out are the edges themselves, ``(edges, 2)``.
+    """
+    train, rest = rows
+    if target is not None:
+        if model.scaling == "auto" and target == "standard" and graphs.unit:
+            target = "none"  # rare words would outshout the others
+        modality = modality.learn(graphs.with_edges(train), target)
+    weights = None if weight is None else torch.from_numpy(weight / weight.mean())
+    source, held = modality.sources(graphs, rows, seed, weights)
+    if validation is not None:
+        array = modality.read(validation, type(model).__name__)
+        held, _ = modality.sources(array, (np.arange(len(array.edges)), rest), seed, None)
+    likelihood = likelihood_of(model, modality)
+    if LIKELIHOODS[likelihood].support == "unit":
+        check_unit(model, likelihood, source.x)
+    return modality, source, held, graphs.edges[rest]
 
 
 def check_weight(weight: ArrayLike | None, n: int) -> Weights | None:

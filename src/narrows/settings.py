@@ -18,8 +18,8 @@ class Settings(Parameters):
 
     Args:
         latent_dim: size of the code.
-        modality: what the data are: "table", "image", "volume", "series", "text", or "auto" where
-            only one is possible.
+        modality: what the data are: "table", "image", "volume", "series", "text", "graph", or
+            "auto" where only one is possible.
         window: steps of the windows that long series and texts are cut into; None leaves them
             whole.
         stride: steps from one window to the next; None puts windows side by side.

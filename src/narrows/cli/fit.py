@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from narrows.cli.flags import Fields, Model, UsageError, find_model, parse, read_pairs
-from narrows.cli.inputs import parse_size, read_data
+from narrows.cli.inputs import holds_graph, parse_size, read_data
 from narrows.cli.plan import Plan
 from narrows.cli.runs import CHECKPOINTS, claim, summarise, write_model, write_results
 from narrows.cli.show import show, show_run
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["fit"]
 
+OF_GRAPHS = "variationalgraph"
+"""The model of graphs where none is named."""
 Switch = Annotated[bool, Parameter(negative=(), show_default=False)]
 
 
@@ -45,8 +47,10 @@ def fit(
 
     Args:
         data: a sample (digits, iris, ...), a .npy, .npz, .csv, .parquet or .txt file, or image
-            folder.
-        model: one of those that `narrows models` lists (default vae).
+            folder; an .npz with edge_index (and features or x, edge_weight, labels or y) is a
+            graph.
+        model: one of those that `narrows models` lists (default vae, for graphs
+            variationalgraph).
         out: folder of the run (default runs/DATA-MODEL).
         labels: column of the labels, which colour the report.
         groups: column whose equal values are held out together.
@@ -71,6 +75,8 @@ def fit(
     plan = replace(plan, **known, fields=plan.fields | values)
     if not plan.data:
         raise UsageError("fit needs data, as in: narrows fit digits.")
+    if model is None and config is None and holds_graph(plan.data):
+        plan = replace(plan, model=OF_GRAPHS)
     entry = find_model(plan.model)
     entry.check(plan.fields)
     parse_size(plan.size)
@@ -82,7 +88,7 @@ def fit(
 def _run(plan: Plan, entry: Model, resume: bool) -> None:
     """Train, evaluate, write and print."""
     import narrows
-    from narrows.evaluation import render
+    from narrows.evaluation import evaluate_links, render, render_links
 
     start, place = time.perf_counter(), plan.place
     dataset = _open(plan)
@@ -91,12 +97,18 @@ def _run(plan: Plan, entry: Model, resume: bool) -> None:
     dataset = replace(dataset, modality=model.modality)
     _train(model, dataset, plan, resume)
     write_model(place, model)
-    weight = None if plan.weight is None else dataset.columns[plan.weight]
-    evaluation = _evaluate(model, dataset.X, weight)
-    dataset = _as_samples(model, dataset)
-    seconds = time.perf_counter() - start
-    report = render(model, dataset, evaluation, command=plan.command(), seconds=seconds)
-    summary = summarise(model, dataset, evaluation, seconds)
+    if dataset.modality == "graph":
+        links = evaluate_links(model, dataset.X)
+        seconds = time.perf_counter() - start
+        report = render_links(model, dataset, links, command=plan.command(), seconds=seconds)
+        summary = summarise(model, dataset, links, seconds)
+    else:
+        weight = None if plan.weight is None else dataset.columns[plan.weight]
+        evaluation = _evaluate(model, dataset.X, weight)
+        dataset = _as_samples(model, dataset)
+        seconds = time.perf_counter() - start
+        report = render(model, dataset, evaluation, command=plan.command(), seconds=seconds)
+        summary = summarise(model, dataset, evaluation, seconds)
     write_results(place, {"report.html": report, "run.toml": plan.toml()}, summary)
     show_run(summary)
     show(f"Report: {place / 'report.html'}")

@@ -1,6 +1,7 @@
 """What commands read: data by name or path, image sizes, saved models."""
 
 import os
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,15 @@ if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
     from narrows.data.files import Dataset
 
-__all__ = ["model_folder", "open_model", "parse_size", "read_data", "read_rows", "spans_of"]
+__all__ = [
+    "holds_graph",
+    "model_folder",
+    "open_model",
+    "parse_size",
+    "read_data",
+    "read_rows",
+    "spans_of",
+]
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
@@ -27,6 +36,16 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     if not (height.isdecimal() and width.isdecimal()):
         raise UsageError(f"--size takes HEIGHTxWIDTH, as in --size 32x48. Got '{text}' instead.")
     return int(height), int(width)
+
+
+def holds_graph(data: str) -> bool:
+    """Tell whether there is a graph at a path, by the names of its arrays."""
+    if not data.endswith(".npz") or not zipfile.is_zipfile(data):
+        return False
+    from narrows.data.graphs import is_graph
+
+    with zipfile.ZipFile(data) as archive:
+        return is_graph([name.removesuffix(".npy") for name in archive.namelist()])
 
 
 def read_data(

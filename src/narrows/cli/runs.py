@@ -17,7 +17,7 @@ from narrows.errors import ModelFileError
 if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
     from narrows.data.files import Dataset
-    from narrows.evaluation import Evaluation
+    from narrows.evaluation import Evaluation, LinkEvaluation
 
 __all__ = [
     "CHECKPOINTS",
@@ -111,7 +111,10 @@ def _locked(place: Path) -> Iterator[None]:
 
 
 def summarise(
-    model: "BaseAutoencoder", dataset: "Dataset", evaluation: "Evaluation", seconds: float
+    model: "BaseAutoencoder",
+    dataset: "Dataset",
+    evaluation: "Evaluation | LinkEvaluation",
+    seconds: float,
 ) -> dict[str, Any]:
     """Return what is worth knowing of a run, as JSON data."""
     from narrows.storage import versions

@@ -20,6 +20,8 @@ METRICS = {
     "psnr": "PSNR (dB)",
     "accuracy": "symbols that are right",
     "exact": "strings that are right",
+    "auc": "area under the ROC curve",
+    "average_precision": "average precision",
 }
 COLOURS = {"good": "green", "notice": "yellow", "problem": "red"}
 
@@ -71,10 +73,14 @@ def show_run(summary: dict[str, Any]) -> None:
     metrics = summary["metrics"]
     if metrics:
         rows = "held-out" if summary["held_out"] else "training"
+        unit = "edges" if "auc" in metrics["model"] else "rows"
         names = {"model": summary["model"], "pca": "PCA"}
         keys = dict.fromkeys(key for values in metrics.values() for key in values)
         _table(
-            (f"on {summary['test']} {rows} rows", *(names[owner] for owner in metrics)),
+            (
+                f"on {summary['test']} {rows} {unit}",
+                *(names.get(owner, owner) for owner in metrics),
+            ),
             [
                 (METRICS.get(key, key), *(_short(values.get(key)) for values in metrics.values()))
                 for key in keys

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from narrows.data.graphs import describe_graphs, graph_of, is_graph
 from narrows.data.images import read_images
 from narrows.data.paths import FORMATS, check, opened, reading, show, stem
 from narrows.data.tables import column_array, read_csv, read_parquet
@@ -58,6 +59,8 @@ class Dataset:
 
     def describe(self) -> str:
         """Say in a few words what the data are: ``"150 rows × 4 columns, 3 classes"``."""
+        if self.modality == "graph":
+            return describe_graphs(self.X)
         if isinstance(self.X, list):
             kind = "strings" if self.modality == "text" else "series of their own lengths"
             return f"{_count(len(self.X))} {kind}"
@@ -108,6 +111,9 @@ def read(
     """Read a file or a folder of images; the content decides the format, not the name.
 
     - **NumPy**: `.npy`, or `.npz` with an array called X, x_train or data, or one besides y.
+    - **Graphs**: `.npz` with an array called edge_index (2, edges), and perhaps features or x
+      (nodes, columns), edge_weight (edges,), labels or y (nodes,); or an adjacency that
+      `scipy.sparse.save_npz` wrote.
     - **Tables**: `.csv` (UTF-8, one header line; comma, semicolon or tab; decimal commas
       between semicolons; also `.gz`) and `.parquet`. Empty cells are missing.
     - **Text**: `.txt` (UTF-8), one string a line.
@@ -207,6 +213,11 @@ def _read_npz(path: Path, labels: str | None, aside: Sequence[str]) -> Dataset:
             _require(name, [*members], show(path))
             return _member(archive, members[name], f"The array '{name}' of {show(path)}")
 
+        if is_graph([*members]):
+            if aside:
+                raise DataError(f"{show(path)} is a graph, which has no columns to set aside.")
+            X, y = graph_of({name: load(name) for name in members}, labels, show(path))
+            return Dataset(X, y, stem(path), "graph")
         columns = {name: load(name) for name in aside}
         free = [name for name in members if name not in (labels, *aside)]
         X = load(_choose(path, free))

@@ -2,9 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from narrows.data.linked import Links
 
 __all__ = ["Batch", "InMemory"]
 
@@ -23,6 +27,7 @@ class Batch:
         lengths: number of true steps of each padded sequence, ``(batch,)``.
         weight: how much each sample counts, ``(batch,)``; None for equal weights.
         index: the samples' rows in the source, ``(batch,)``.
+        graph: how the samples are linked, where they are nodes of graphs.
     """
 
     x: Tensor
@@ -33,6 +38,7 @@ class Batch:
     lengths: Tensor | None = None
     weight: Tensor | None = None
     index: Tensor | None = None
+    graph: "Links | None" = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -100,4 +106,17 @@ class InMemory:
     def take(self, rows: Tensor) -> Batch:
         """Return the batch of these rows."""
         taken = {name: t.index_select(0, rows) for name, t in self.tensors().items()}
-        return Batch(**{"target": taken["x"], "index": rows} | taken)
+        found: dict[str, Any] = {"target": taken["x"], "index": rows} | taken
+        return Batch(**found)
+
+    def passes(self, rows: Tensor, size: int, multiple: int) -> Iterator[tuple[Batch, Tensor]]:
+        """Yield batches with these rows in their order, and where in the batch they are.
+
+        Args:
+            rows: the samples that are asked for.
+            size: how many of them pass at once.
+            multiple: what the number of samples in a batch is a multiple of.
+        """
+        for part in rows.split(size):
+            full = torch.cat([part, part[:1].expand(-len(part) % multiple)])
+            yield self.take(full), torch.arange(len(part))

@@ -30,7 +30,7 @@ from narrows.fitting import takes_linear_path
 from narrows.metrics.health import Diagnosis
 from narrows.storage import versions
 
-__all__ = ["render"]
+__all__ = ["render", "whole_page"]
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """The browser is told to load nothing, so that the page cannot call home."""
@@ -78,10 +78,10 @@ def render(
     )
     title = f"{name} on {dataset.name or 'data'}"
     page = [_header(model, dataset, evaluation), _menu(), main, _footer()]
-    return _page(title, page)
+    return whole_page(title, page)
 
 
-def _page(title: str, body: Child) -> str:
+def whole_page(title: str, body: Child) -> str:
     """Return the document with its style and its script inside."""
     style, script = (
         Markup(files("narrows.evaluation").joinpath(name).read_text("utf-8"))

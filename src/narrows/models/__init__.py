@@ -14,6 +14,11 @@ from narrows.models.discrete import (
     SimVQ,
 )
 from narrows.models.disentangled import DIPVAE, BetaTCVAE, InfoVAE
+from narrows.models.graphs import (
+    AdversarialGraphAutoencoder,
+    GraphAutoencoder,
+    VariationalGraphAutoencoder,
+)
 from narrows.models.hierarchical import HierarchicalVAE
 from narrows.models.masked import MaskedAutoencoder
 from narrows.models.plain import Autoencoder, DenoisingAutoencoder, LinearAutoencoder
@@ -40,6 +45,7 @@ __all__ = [
     "VAEGAN",
     "VQVAE",
     "AdversarialAutoencoder",
+    "AdversarialGraphAutoencoder",
     "Autoencoder",
     "BetaTCVAE",
     "BinaryAutoencoder",
@@ -50,6 +56,7 @@ __all__ = [
     "DenoisingAutoencoder",
     "FactorVAE",
     "FlowVAE",
+    "GraphAutoencoder",
     "HierarchicalVAE",
     "HierarchicalVQVAE",
     "InfoVAE",
@@ -66,5 +73,6 @@ __all__ = [
     "TopKAutoencoder",
     "UNetAutoencoder",
     "VampPriorVAE",
+    "VariationalGraphAutoencoder",
     "WassersteinAutoencoder",
 ]

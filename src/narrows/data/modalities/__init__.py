@@ -10,6 +10,7 @@ import numpy as np
 from narrows.data.arrays import as_plain
 from narrows.data.frames import is_frame
 from narrows.data.modalities.base import MODALITIES, Encoded, Modality
+from narrows.data.modalities.graph import Graph
 from narrows.data.modalities.grid import Grid
 from narrows.data.modalities.image import Image
 from narrows.data.modalities.sequence import Sequence
@@ -22,6 +23,7 @@ from narrows.errors import DataError, ParameterError
 __all__ = [
     "MODALITIES",
     "Encoded",
+    "Graph",
     "Grid",
     "Image",
     "Modality",
@@ -48,6 +50,11 @@ def modality_of(X: Any, name: str = "auto", **fields: Any) -> Modality:
         ParameterError: a field that is set has no effect on this modality.
     """
     kind = _kind(X) if name == "auto" else MODALITIES[name]
+    if kind is Graph:
+        raise DataError(
+            "modality='graph' is for the models of graphs: GraphAutoencoder, "
+            "VariationalGraphAutoencoder and AdversarialGraphAutoencoder."
+        )
     given = {field: value for field, value in fields.items() if value is not None}
     for field in given:
         if field not in read_by(kind):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from narrows.data.conditions import CONDITIONS, Condition
 from narrows.data.scaling import Range
+from narrows.data.sources import InMemory
 from narrows.data.splits import Rows, split
 from narrows.data.whole import check_whole
 from narrows.errors import DataError
@@ -168,6 +169,12 @@ class Modality(ABC):
     def unscaled(self, x: Array, like: Any) -> Any:
         """Return quantities ``(n, values)`` in the units of the model as samples like these."""
         return self.decode(torch.from_numpy(x).view(-1, *self.shape), like=like)
+
+    def source(self, array: Array, y: Any = None) -> InMemory:
+        """Return the rows of `array`, and what y tells of them, as a source."""
+        x, mask, lengths = self.encode(array)
+        condition, known = self.conditions(array, y)
+        return InMemory(x, mask, None, condition, known, self.target(array), lengths)
 
     @abstractmethod
     def as_batch(self, sample: Any) -> Any:
