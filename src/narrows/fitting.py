@@ -131,9 +131,10 @@ def sources(
             "validation_split='last'."
         )
     fraction = 0.0 if validation is not None else fraction
+    support = LIKELIHOODS[likelihood_of(model, known)].support
     if isinstance(known, Graph) and isinstance(array, Graphs):
         rows = known.split(array, fraction, model.validation_split, seed, groups)
-        target = target_range(model) if modality is None else None
+        target = target_range(model, support) if modality is None else None
         return _graph_sources(model, known, array, target, rows, seed, weight, validation)
     train, rest = known.split(array, fraction, model.validation_split, seed, groups)
     if weight is not None:  # a weight of zero leaves a sample out
@@ -146,7 +147,6 @@ def sources(
             f"on, and batch_size is {model.batch_size}."
         )
     if modality is None:
-        support = LIKELIHOODS[likelihood_of(model, known)].support
         known = known.learn(array[train], target_range(model, support)).counted(array, support)
         if known.condition is not None:
             learned = known.condition.learn(known.given(array, y), len(array), train)

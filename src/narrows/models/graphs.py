@@ -37,8 +37,10 @@ __all__ = [
     "VariationalGraphAutoencoder",
 ]
 
-NOT_OF_GRAPHS = ("batch_norm", "blocks", "tied", "linear_path", "downsampling")
-NOT_OF_GRAPHS += ("window", "stride", "symbols")
+NOT_OF_GRAPHS = (
+    *("batch_norm", "blocks", "tied", "linear_path", "downsampling"),
+    *("window", "stride", "symbols"),
+)
 """Fields of other architectures and modalities."""
 
 
