@@ -434,7 +434,7 @@ def start_latent(net: Net, source: InMemory) -> None:
 
 def at_once(shape: Sequence[int]) -> int:
     """Return how many samples of a shape pass through a net at once."""
-    return max(EVEN, min(SLICE, VALUES // prod(shape) // EVEN * EVEN))
+    return max(EVEN, min(SLICE, VALUES // max(1, prod(shape)) // EVEN * EVEN))
 
 
 def epochs(model: "BaseAutoencoder", source: InMemory) -> int:
