@@ -117,6 +117,7 @@ CHANGES = {
 # Where and how it runs, not what it learns.
 NEUTRAL = {
     "modality": "table",
+    "compile": False,  # what "auto" takes for a short run
     "device": "cpu",
     "threads": 1,
     "verbose": 1,
