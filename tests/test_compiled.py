@@ -1,6 +1,5 @@
 """The compiled step: the same training in one graph, chosen by the plan, resumed bit for bit."""
 
-import os
 from functools import partial
 
 import numpy as np
@@ -60,12 +59,8 @@ def assert_equal(one, two):
 
 def assert_close(one, two):
     """They differ by rounding, which training may stretch a little."""
-    for name in ("loss", "nll"):
-        pairs = [(a[name], b[name]) for a, b in zip(one.history_, two.history_, strict=True)
-                 if name in a]  # fmt: skip
-        assert pairs
-        for a, b in pairs:
-            assert a == pytest.approx(b, rel=1e-4)
+    for a, b in zip(one.history_, two.history_, strict=True):
+        assert {**a, "seconds": 0} == pytest.approx({**b, "seconds": 0}, rel=1e-3, abs=1e-5)
 
 
 # -- the same training ------------------------------------------------------------------------
@@ -95,14 +90,7 @@ def test_every_stage_has_a_graph_of_its_own(data, calls):
     graph = fitted(narrows.StackedAutoencoder, data, compile=True, **options)
     assert len(calls) == 4 * 2
     eager = fitted(narrows.StackedAutoencoder, data, **options)
-    for a, b in zip(graph.history_, eager.history_, strict=True):
-        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
-
-
-@pytest.mark.usefixtures("traced")
-def test_the_history_has_the_same_terms(data):
-    rows = [fitted(narrows.VQVAE, data, compile=c, codes=8).history_[-1] for c in (True, False)]
-    assert set(rows[0]) == set(rows[1])
+    assert_close(graph, eager)
 
 
 @pytest.mark.slow
@@ -137,7 +125,9 @@ def test_a_number_that_changes_ends_compilation(data, calls):
         def after_epoch(self):
             self.weight += 1.0
 
-    with pytest.warns(UserWarning, match="_Counting goes on without compilation: .*recompil"):
+    with pytest.warns(
+        UserWarning, match="_Counting goes on without .* a number that is no tensor ch"
+    ):
         graph = fitted(_Counting, data, compile=True)
     assert len(calls) == 2
     assert_close(graph, fitted(_Counting, data))
@@ -152,11 +142,6 @@ class _Branching(narrows.Autoencoder):
         return {"nll": factor * step.nll}
 
 
-class _Reading(narrows.Autoencoder):
-    def objective(self, step):
-        return {"nll": step.nll / (1 + abs(step.nll.detach().mean().item()))}
-
-
 class _Drawing(narrows.Autoencoder):
     def objective(self, step):
         noise = torch.randn(step.nll.shape, generator=torch.Generator().manual_seed(3))
@@ -168,7 +153,7 @@ class _Raising(narrows.Autoencoder):
         raise ZeroDivisionError("mine")
 
 
-@pytest.mark.parametrize("cls", [_Branching, _Reading, _Drawing])
+@pytest.mark.parametrize("cls", [_Branching, _Drawing])
 def test_what_cannot_be_traced_runs_eagerly_as_if_nothing_had_been_tried(cls, data, calls):
     with pytest.warns(UserWarning, match=f"training of {cls.__name__} goes on without") as caught:
         tried = fitted(cls, data, compile=True, dropout=0.2)
@@ -184,11 +169,11 @@ def test_the_error_of_a_user_comes_through_as_it_is(data):
 
 
 def test_without_a_compiler_it_runs_eagerly(data, calls):
-    missing = {"cpp.cxx": (None, os.devnull), "force_disable_caches": True}
+    missing = {"cpp.cxx": (None, "/nowhere/g++"), "force_disable_caches": True}
     with lowering.patch(missing), pytest.warns(UserWarning, match=r"without .*C\+\+ compiler"):
-        tried = fitted(narrows.VAE, data, compile=True)
+        tried = fitted(narrows.LinearAutoencoder, data, compile=True)
     assert not calls
-    assert_equal(tried, fitted(narrows.VAE, data, compile=False))
+    assert_equal(tried, fitted(narrows.LinearAutoencoder, data, compile=False))
 
 
 def test_an_older_torch_runs_eagerly(data, calls, monkeypatch):
@@ -246,16 +231,17 @@ def assert_resumes(cls, data, folder, monkeypatch, **options):
             raise _Stop
         run_epoch(self)
 
-    model = cls(**SMALL | {"epochs": 4} | options, compile=True)
-    with monkeypatch.context() as patch, pytest.raises(_Stop):
-        patch.setattr(Training, "run_epoch", stopping)
+    model = cls(**SMALL | options, compile=True)
+    monkeypatch.setattr(Training, "run_epoch", stopping)
+    with pytest.raises(_Stop):
         model.fit(*data, checkpoint=folder)
+    monkeypatch.setattr(Training, "run_epoch", run_epoch)
     assert_equal(whole, model.fit(*data, checkpoint=folder, resume=True))
 
 
 @pytest.mark.usefixtures("traced")
 def test_a_traced_run_resumes_bit_for_bit(data, tmp_path, monkeypatch, calls):
-    assert_resumes(narrows.VAE, data, tmp_path, monkeypatch, epochs=4, dropout=0.2)
+    assert_resumes(narrows.VAE, data, tmp_path, monkeypatch, epochs=4)
     assert len(calls) == 2 * (4 + 2 + 2)
 
 

@@ -76,5 +76,7 @@ class Graph:
 
         try:
             return self.graph(batch)
-        except (exc.TorchDynamoException, exc.FailOnRecompileLimitHit) as error:
+        except exc.FailOnRecompileLimitHit as error:
+            raise GraphError("a number that is no tensor changed, and is part of it") from error
+        except exc.TorchDynamoException as error:
             raise GraphError(str(error).strip().partition("\n")[0].rstrip(".")) from error

@@ -15,7 +15,7 @@ from narrows.training import SCHEDULES, Training
 def _as_compiled(request, monkeypatch):
     """Both ways of one update: torch's fused kernel, and what a graph is made of."""
     if request.param == "compiled":
-        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+        monkeypatch.setattr(AdamW, "_move", AdamW._move_in_a_graph)
 
 
 RATE, DECAY = 2.0**-7, 2.0**-4  # exact in float32, which holds the rate
@@ -155,8 +155,8 @@ def test_float32_parameters_follow_torch_too():
 def test_both_ways_leave_the_same_state(monkeypatch):
     """So a run may change from one to the other at any step."""
     states = []
-    for compiled in (False, True):
-        monkeypatch.setattr(torch.compiler, "is_compiling", lambda compiled=compiled: compiled)
+    for move in (AdamW._move, AdamW._move_in_a_graph):
+        monkeypatch.setattr(AdamW, "_move", move)
         optimizer = AdamW(parameters(), RATE, weight_decay=DECAY, gradient_clip=20.0)
         for step in range(20):
             optimizer.update(gradients(step))
