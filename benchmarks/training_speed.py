@@ -5,7 +5,7 @@ pair, which holds on a machine whose speed drifts. Between them runs the barest 
 loader, a fused optimizer, nothing logged, no guard against gradients that are not finite; after
 them our compiled step, without the epoch in which its graph is made.
 
-    python benchmarks/training_speed.py [--pairs 7] [--threads 1 2] [W1 W2 W5 W5/32]
+    python benchmarks/training_speed.py [W1 W2 W5 W5/32] [--pairs 7] [--threads 1 2]
 """
 
 import argparse
@@ -206,7 +206,7 @@ def main() -> None:
     record = Record("training_speed", "Training speed beside the tutorial's loop")
     record(
         f"{arguments.pairs} pairs of {EPOCHS} epochs, medians; all loops on as many threads. "
-        "Seconds of a graph: the first one, and later ones, which torch's cache on the disk helps.\n"
+        "Seconds of a graph: of the first, and of later ones, which torch keeps on the disk.\n"
     )
     head = (
         "workload",
