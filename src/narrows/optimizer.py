@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.linalg import vector_norm
 
 from narrows.errors import TrainingError
 from narrows.net import Stage
@@ -58,7 +59,9 @@ class AdamW:
     def update(self, gradients: Sequence[Tensor]) -> None:
         """Move the parameters by one step."""
         gradients = [g.contiguous() for g in gradients]  # the fused kernel reads raw memory
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        in_a_graph = torch.compiler.is_compiling()
+        each = torch._foreach_norm(gradients) if not in_a_graph else map(vector_norm, gradients)
+        norm = vector_norm(torch.stack(list(each)))
         sound = norm.lt(float("inf")).float()  # nan is not less either
         divisor = None
         if self.gradient_clip is not None:
@@ -67,7 +70,7 @@ class AdamW:
             torch._foreach_mul_(self.matrices, 1 - self.rate * (self.weight_decay * sound))
         self.count.add_(sound)
         self.skipped.add_(1 - sound)
-        move = self._move_in_a_graph if torch.compiler.is_compiling() else self._move
+        move = self._move_in_a_graph if in_a_graph else self._move
         move(gradients, sound, divisor)
 
     def _move(self, gradients: list[Tensor], sound: Tensor, divisor: Tensor | None) -> None:

@@ -168,7 +168,8 @@ class Training:
 
     def move(self, batch: Batch, watch: bool) -> Terms:
         """Make a step, in the stage's graph where the run is compiled and the batch is full."""
-        if not self.compiled or len(batch) != self.model.batch_size:
+        full = (self.model.batch_size, *self.source.x.shape[1:])
+        if not self.compiled or batch.x.shape != full:
             return self.step(batch, watch)
         try:
             self.graph = self.graph or Graph(self.step)
