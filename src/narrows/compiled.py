@@ -30,8 +30,7 @@ def repays(steps: int, parameters: int) -> bool:
 def compiling() -> Iterator[None]:
     """Set what the compiler needs for a step, around the whole loop: it would cost each step time.
 
-    The step takes gradients inside of its graph, draws the noise that it draws eagerly, and calls
-    its kernels from C++.
+    The step takes gradients inside of its graph, and draws the noise that it draws eagerly.
     """
     if not ABLE:
         yield
@@ -39,8 +38,7 @@ def compiling() -> Iterator[None]:
     import torch._dynamo.config as tracing  # here, because it takes seconds
     import torch._inductor.config as lowering
 
-    options = {"fallback_random": True, "cpp_wrapper": True}
-    with tracing.patch(trace_autograd_ops=True), lowering.patch(options):
+    with tracing.patch(trace_autograd_ops=True), lowering.patch(fallback_random=True):
         yield
 
 
