@@ -128,6 +128,7 @@ CHANGES = {
 # Where and how it runs, not what it learns.
 NEUTRAL = {
     "modality": "table",  # "graph" for the models of graphs
+    "compile": False,  # what "auto" takes for a short run
     "device": "cpu",
     "threads": 1,
     "verbose": 1,

@@ -12,8 +12,9 @@ import narrows
 from narrows.data.sources import Batch, InMemory
 from narrows.errors import TrainingError
 from narrows.net import Move, Net
+from narrows.optimizer import CLEARED
 from narrows.parts.latents import Gaussian
-from narrows.training import CLEARED, Log, Training, average, total
+from narrows.training import Log, Training, average, total
 
 SMALL = {"latent_dim": 2, "hidden": (8,), "epochs": 4, "batch_size": 32}
 

@@ -65,6 +65,9 @@ class Settings(Parameters):
         warm_start: let `fit` go on from the net it finds instead of a new one.
         device: "auto", "cpu", "cuda", "cuda:1", ...
         precision: "float32", or "bfloat16" for the forward passes of training.
+        compile: run each full batch of training, with gradients and updates, as one compiled
+            graph, which takes half a minute to make; "auto" does so in long runs of `fit`, by
+            their number of steps. `partial_fit` never does.
         threads: CPU threads of training; "auto" uses one for steps too small to share.
         seed: makes everything random repeatable; None takes a new seed every time.
         verbose: 0 is silent, 1 shows a bar on a terminal, 2 a line an epoch anywhere.
@@ -102,6 +105,7 @@ class Settings(Parameters):
     warm_start: bool = False
     device: str = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
+    compile: Literal["auto"] | bool = "auto"
     threads: Literal["auto"] | Count = "auto"
     seed: Annotated[int, Ge(0)] | None = 0
     verbose: Annotated[int, Ge(0), Le(2)] = 1

@@ -2,24 +2,26 @@
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from math import cos, pi
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from narrows.compiled import Graph, GraphError, compiling, repays
 from narrows.data.sources import Batch, InMemory
 from narrows.errors import TrainingError
 from narrows.net import Move, Stage, Terms
+from narrows.optimizer import CLEARED, optimizers
 from narrows.runtime import cuda_devices, keep_memory
 
 if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
 
-__all__ = ["SCHEDULES", "AdamW", "Training"]
+__all__ = ["SCHEDULES", "Training"]
 
 Row = dict[str, float]
 """One epoch of the history: every named term, for train and validation."""
@@ -31,96 +33,8 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 """Learning rate, relative to the field, as a function of progress after the warm-up."""
 
-
-CLEARED = 100
-"""Optimizers clear what faded from their moments every so many steps."""
 WATCHED = 16
 """Statistics beside the terms (mse, ...) are taken from about so many batches of an epoch."""
-
-
-class AdamW:
-    """AdamW (Loshchilov & Hutter, 2019) whose whole state is tensors, written in place.
-
-    Weight decay is decoupled and spares vectors (biases, norms). A non-finite gradient changes
-    nothing and is counted in `skipped`, without a transfer to the host.
-
-    Args:
-        parameters: the player's parameters by name.
-        learning_rate: step size.
-        weight_decay: decay of matrices per unit of learning rate.
-        gradient_clip: largest allowed global norm of the gradient; None for any.
-        betas: decay rates of the two moments.
-        eps: added to the root of the second moment.
-    """
-
-    def __init__(
-        self,
-        parameters: dict[str, nn.Parameter],
-        learning_rate: float,
-        weight_decay: float = 0.0,
-        gradient_clip: float | None = None,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-    ) -> None:
-        self.names = list(parameters)
-        self.parameters: list[Tensor] = list(parameters.values())
-        self.matrices = [p for p in self.parameters if p.ndim > 1]
-        self.base_rate, self.weight_decay = learning_rate, weight_decay
-        self.gradient_clip, self.betas, self.eps = gradient_clip, betas, eps
-        device = self.parameters[0].device
-        self.rate = torch.tensor(learning_rate, device=device)
-        self.count, self.skipped = torch.zeros((), device=device), torch.zeros((), device=device)
-        self.first = [torch.zeros_like(p) for p in self.parameters]
-        self.second = [torch.zeros_like(p) for p in self.parameters]
-
-    @torch.no_grad()
-    def update(self, gradients: Sequence[Tensor]) -> None:
-        """Move the parameters by one step."""
-        gradients = [g.contiguous() for g in gradients]  # the fused kernel reads raw memory
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        sound = norm.lt(float("inf")).float()  # nan is not less either
-        unsound = 1 - sound
-        divisor = None
-        if self.gradient_clip is not None:
-            divisor = ((norm + 1e-6) / self.gradient_clip).clamp(min=1.0).float()
-        if self.weight_decay and self.matrices:
-            torch._foreach_mul_(self.matrices, 1 - self.rate * (self.weight_decay * sound))
-        self.count.add_(sound)
-        self.skipped.add_(unsound)
-        torch._fused_adamw_(
-            self.parameters,
-            gradients,
-            self.first,
-            self.second,
-            [],
-            [self.count] * len(gradients),
-            lr=self.rate,
-            beta1=self.betas[0],
-            beta2=self.betas[1],
-            weight_decay=0.0,
-            eps=self.eps,
-            amsgrad=False,
-            maximize=False,
-            grad_scale=divisor,
-            found_inf=unsound,
-        )
-
-    @torch.no_grad()
-    def clear(self) -> None:
-        """Set to zero what faded from the moments: denormal numbers make each step far slower.
-
-        Nothing else comes of it: the update of a parameter whose gradient stays zero is lost
-        beside `eps` long before, and a first moment above the threshold cannot become denormal
-        in the next `CLEARED` steps.
-        """
-        for moment in self.first + self.second:
-            moment.copy_(F.hardshrink(moment, 1e-30))
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the state's own tensors by name."""
-        moments = {f"first.{k}": m for k, m in zip(self.names, self.first, strict=True)}
-        moments |= {f"second.{k}": v for k, v in zip(self.names, self.second, strict=True)}
-        return {"rate": self.rate, "count": self.count, "skipped": self.skipped} | moments
 
 
 class Training:
@@ -150,6 +64,9 @@ class Training:
         self.stages = model.stages(epochs)
         self.stage = self.stages[0]
         self.optimizers = optimizers(model, self.stage)
+        self.compiled = self.repays() if model.compile == "auto" else model.compile
+        self.compiled &= epochs is not None  # a single pass repays no graph
+        self.graph: Graph | None = None
         self.sampler = torch.Generator().manual_seed(seed)
         self.epoch = 0
         self.history: list[Row] = []
@@ -158,9 +75,10 @@ class Training:
     def run(self, report: Callable[["Training"], None]) -> list[Row]:
         """Train to the last epoch, or until patience runs out; return the history."""
         keep_memory()
-        while self.epoch < (self.epochs or 1) and not self.exhausted:
-            self.run_epoch()
-            report(self)
+        with compiling() if self.compiled else nullcontext():
+            while self.epoch < (self.epochs or 1) and not self.exhausted:
+                self.run_epoch()
+                report(self)
         if self.best.weights:
             self.net.load_state_dict(self.best.weights)
         if self.skipped:
@@ -177,7 +95,21 @@ class Training:
         if stage is not self.stage:
             skipped = self.skipped
             self.stage, self.optimizers = stage, optimizers(self.model, stage)
+            self.graph = None
             next(iter(self.optimizers.values())).skipped.fill_(skipped)
+
+    def length(self, stage: Stage) -> int:
+        """Return how many epochs a stage has."""
+        later = [other.start for other in self.stages if other.start > stage.start]
+        return min(later, default=self.epochs or 0) - stage.start
+
+    def repays(self) -> bool:
+        """Return whether a graph for each stage repays its making, by the plan."""
+        full = len(self.source) // self.model.batch_size
+        return all(
+            repays(self.length(stage) * full, len(list(stage.net.parameters())))
+            for stage in self.stages
+        )
 
     @property
     def skipped(self) -> int:
@@ -212,7 +144,7 @@ class Training:
         steps = self.source.steps(size)
         for i, batch in enumerate(self.source.batches(size, self.sampler)):
             self.advance(self.epoch * steps + i, steps)
-            log.add(self.step(batch, watch=i % max(1, steps // WATCHED) == 0), batch)
+            log.add(self.move(batch, i % max(1, steps // WATCHED) == 0), batch)
         first, *_ = self.optimizers.values()
         return log.means() | {"learning_rate": float(first.rate)}
 
@@ -221,10 +153,8 @@ class Training:
         if self.epochs is None:
             progress, factor = 1.0, 1.0
         else:
-            start = self.stage.start
-            later = [stage.start for stage in self.stages if stage.start > start]
-            total = (min(later, default=self.epochs) - start) * steps
-            done -= start * steps
+            total = self.length(self.stage) * steps
+            done -= self.stage.start * steps
             progress, warmup = done / total, self.model.warmup
             factor = (done + 1) / (warmup * total + 1)
             if progress >= warmup:
@@ -235,6 +165,23 @@ class Training:
             optimizer.rate.fill_(optimizer.base_rate * factor)
             if done % CLEARED == 0:
                 optimizer.clear()
+
+    def move(self, batch: Batch, watch: bool) -> Terms:
+        """Make a step, in the stage's graph where the run is compiled and the batch is full."""
+        full = (self.model.batch_size, *self.source.x.shape[1:])
+        if not self.compiled or batch.x.shape != full:
+            return self.step(batch, watch)
+        try:
+            self.graph = self.graph or Graph(self.step)
+            return self.graph(batch)
+        except GraphError as error:
+            warnings.warn(
+                f"The training of {type(self.model).__name__} goes on without compilation: "
+                f"{error}. Set compile=False to try it no more.",
+                stacklevel=2,
+            )
+            self.compiled, self.graph = False, None
+            return self.step(batch, watch)
 
     def step(self, batch: Batch, watch: bool = True) -> Terms:
         """Let every player move on a batch; return the means of all terms, still on the device.
@@ -300,7 +247,8 @@ class Training:
 
     def numbers(self) -> dict[str, Any]:
         """Return the rest of the state as JSON data."""
-        return {"history": list(self.history), "best": [self.best.loss, self.best.epoch]}
+        best = [self.best.loss, self.best.epoch]
+        return {"history": list(self.history), "best": best, "compiled": self.compiled}
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return a copy of the state that `load` takes."""
@@ -309,7 +257,7 @@ class Training:
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Go back to a saved state, in place."""
-        self.history = list(numbers["history"])
+        self.history, self.compiled = list(numbers["history"]), numbers["compiled"]
         self.epoch = len(self.history)
         self.enter(max(self.epoch - 1, 0))
         parts = {name: group(tensors, name) for name in ("net", "best", *self.optimizers)}
@@ -391,30 +339,6 @@ class Log:
             f"of epoch {training.epoch + 1}; {good}. Lower learning_rate (now "
             f"{training.model.learning_rate}), set gradient_clip, or look for extreme values in X."
         )
-
-
-def optimizers(model: "BaseAutoencoder", stage: Stage) -> dict[str, AdamW]:
-    """Return one optimizer a player; each parameter must belong to just one of them."""
-    made: dict[str, AdamW] = {}
-    names = {p: name for name, p in stage.net.named_parameters()}
-    owner: dict[nn.Parameter, str] = {}
-    options = {k: getattr(model, k) for k in ("learning_rate", "weight_decay", "gradient_clip")}
-    for player, (modules, own) in stage.players.items():
-        parameters = {p for module in modules for p in module.parameters()}
-        for p in parameters:
-            if owner.setdefault(p, player) != player:
-                raise TrainingError(
-                    f"The parameter '{names[p]}' belongs to two players, '{owner[p]}' and "
-                    f"'{player}'; players() must name disjoint modules."
-                )
-        ordered = {name: p for p, name in names.items() if p in parameters}
-        made[player] = AdamW(ordered, **(options | own))
-    for p, name in names.items():
-        if p not in owner:
-            raise TrainingError(
-                f"The parameter '{name}' belongs to no player: it would not train."
-            )
-    return made
 
 
 def total(move: Move, weight: Tensor | None) -> tuple[Tensor, Terms]:

@@ -14,6 +14,7 @@ from torch.nn.functional import logsigmoid
 import narrows
 from narrows.data.sources import Batch, InMemory
 from narrows.errors import DataError, ParameterError
+from narrows.optimizer import AdamW
 from narrows.parts.critics import (
     Critic,
     deception,
@@ -25,7 +26,7 @@ from narrows.parts.critics import (
 from narrows.parts.latents import DiagonalGaussian
 from narrows.parts.matched import Matched
 from narrows.parts.spectral import Spectral
-from narrows.training import AdamW, Training
+from narrows.training import Training
 
 MODELS = [narrows.AdversarialAutoencoder, narrows.FactorVAE, narrows.VAEGAN]
 GAMES = [  # sets of samples that the critic sees, largest error, range of the code's deviations

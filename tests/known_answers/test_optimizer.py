@@ -7,7 +7,16 @@ import torch
 
 import narrows
 from narrows.data.sources import InMemory
-from narrows.training import SCHEDULES, AdamW, Training
+from narrows.optimizer import AdamW
+from narrows.training import SCHEDULES, Training
+
+
+@pytest.fixture(autouse=True, params=["eager", "compiled"])
+def _as_compiled(request, monkeypatch):
+    """Both ways of one update: torch's fused kernel, and what a graph is made of."""
+    if request.param == "compiled":
+        monkeypatch.setattr(AdamW, "_move", AdamW._move_in_a_graph)
+
 
 RATE, DECAY = 2.0**-7, 2.0**-4  # exact in float32, which holds the rate
 
@@ -141,6 +150,19 @@ def test_float32_parameters_follow_torch_too():
         optimizer.update(g)
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-6)
+
+
+def test_both_ways_leave_the_same_state(monkeypatch):
+    """So a run may change from one to the other at any step."""
+    states = []
+    for move in (AdamW._move, AdamW._move_in_a_graph):
+        monkeypatch.setattr(AdamW, "_move", move)
+        optimizer = AdamW(parameters(), RATE, weight_decay=DECAY, gradient_clip=20.0)
+        for step in range(20):
+            optimizer.update(gradients(step))
+        states.append(optimizer.state())
+    for name in states[0]:
+        torch.testing.assert_close(states[0][name], states[1][name], rtol=1e-9, atol=1e-12)
 
 
 # -- schedules --------------------------------------------------------------------------------

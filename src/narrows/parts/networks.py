@@ -184,9 +184,11 @@ class Dropout(nn.Module):
         """Zero each value with probability p in training, and scale the rest by 1 / (1 - p)."""
         if not self.training:
             return x
-        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
-        bits = words.random_(-(2**63), None).view(torch.int16)[: x.numel()].view(x.shape)
-        return x * ((bits < self.kept - 2**15) * (2**16 / self.kept))
+        words = torch.randint(-(2**63), 2**63 - 1, (-(-x.numel() // 4),), device=x.device)
+        bits = words.view(torch.int16)[: x.numel()].view(x.shape)
+        kept = bits < self.kept - 2**15
+        # A view by strides stays in memory: 16-bit numbers would slow the kernels they fuse with.
+        return x * (kept.as_strided(kept.shape, kept.stride()) * (2**16 / self.kept))
 
     def extra_repr(self) -> str:
         """Show the probability."""

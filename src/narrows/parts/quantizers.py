@@ -69,10 +69,12 @@ class Grid(Latent):
         They are means over the codebooks.
         """
         shares = []
-        kept, books = self.pack(h), torch.tensor(self.books, device=h.device)
+        kept, one = self.pack(h), torch.ones((), device=h.device)
         for book in range(max(self.books) + 1):
-            index = kept[:, books == book].flatten().long()
-            shares.append(torch.bincount(index, minlength=self.categories) / len(index))
+            of_book = [place for place, own in enumerate(self.books) if own == book]
+            index = kept[:, of_book].flatten().long()
+            counts = one.new_zeros(self.categories).index_put_((index,), one, accumulate=True)
+            shares.append(counts / len(index))
         share = torch.stack(shares)
         entropy = -torch.xlogy(share, share).sum(1)
         return {"perplexity": entropy.exp().mean(), "usage": (share > 0).float().mean()}
