@@ -35,6 +35,7 @@ __all__ = [
     "networks",
     "sources",
     "start_latent",
+    "start_lengths",
     "start_output",
     "takes_linear_path",
 ]
@@ -47,6 +48,8 @@ SLICE = 1024
 QUIET = 0.1
 """What the decoder's last weights start with of their usual size where it puts out logs."""
 NONLINEAR = "needs a code that can be a linear map of x: continuous, without an activation"
+READERS = ("gru", "lstm", "transformer")
+"""Architectures that read symbols."""
 RANGES: dict[str, Range] = {"sigmoid": "unit", "tanh": "symmetric"}
 """Where outputs of an activation lie."""
 
@@ -232,7 +235,8 @@ def assemble(
         latent.settle(grid)
     more = 0 if modality.condition is None else modality.condition.width
     units, *places = latent.decoded_shape or latent.code_shape
-    sizes = Sizes((channels + more, *rest), latent.width, (units + more, *places), out)
+    seen, decoded = (channels + more, *rest), (units + more, *places)
+    sizes = Sizes(seen, latent.width, decoded, out, likelihood)
     encoder, decoder = networks(model, modality, sizes, architectures)
     if modality.condition is not None:
         encoder, decoder = ConditionedEncoder(encoder), ConditionedDecoder(decoder)
@@ -265,6 +269,13 @@ def networks(
 ) -> tuple[nn.Module, nn.Module]:
     """Return an encoder and a decoder of the model's architecture between these sizes."""
     name = _architecture(model, modality)
+    if modality.symbols:
+        sizes = replace(sizes, symbols=modality.symbols)
+        if name not in READERS:
+            raise ParameterError(
+                f"architecture='{name}' reads numbers, and text is made of symbols. Use one of "
+                f"{', '.join(READERS)}."
+            )
     pair: tuple[nn.Module, nn.Module] = _call(
         model, architectures, "architecture", name, sizes=sizes
     )
@@ -314,6 +325,7 @@ def start_output(net: Net, source: InMemory) -> None:
     parameters = dict(net.decoder.named_parameters())
     biases = [name for name in parameters if name.endswith("bias")]
     x = source.x if source.target is None else source.target
+    x = x if x.is_floating_point() else x.float()
     channels = net.likelihood.channels
     for dims in ((0,), (0, *range(2, x.ndim))):
         values = channels * prod(size for i, size in enumerate(x.shape) if i not in dims)
@@ -324,6 +336,12 @@ def start_output(net: Net, source: InMemory) -> None:
             if net.likelihood.quiet and weight is not None:
                 weight.mul_(QUIET)
             return
+
+
+def start_lengths(net: Net, source: InMemory) -> None:
+    """Let a decoder of sequences know how long the training samples are."""
+    if net.writer is not None and source.lengths is not None:
+        net.writer.know(source.lengths)
 
 
 @torch.no_grad()

@@ -149,7 +149,7 @@ class Training:
         self.device = source.x.device
         self.stages = model.stages(epochs)
         self.stage = self.stages[0]
-        self.optimizers = optimizers(model, self.stage)
+        self.optimizers, self.clocks = optimizers(model, self.stage), clocks(self.stage)
         self.sampler = torch.Generator().manual_seed(seed)
         self.epoch = 0
         self.history: list[Row] = []
@@ -177,6 +177,7 @@ class Training:
         if stage is not self.stage:
             skipped = self.skipped
             self.stage, self.optimizers = stage, optimizers(self.model, stage)
+            self.clocks = clocks(stage)
             next(iter(self.optimizers.values())).skipped.fill_(skipped)
 
     @property
@@ -229,8 +230,8 @@ class Training:
             factor = (done + 1) / (warmup * total + 1)
             if progress >= warmup:
                 factor = SCHEDULES[self.model.schedule]((progress - warmup) / (1 - warmup))
-        self.stage.net.progress.fill_(progress)
-        self.stage.net.latent.progress.fill_(progress)
+        for clock in self.clocks:
+            clock.fill_(progress)
         for optimizer in self.optimizers.values():
             optimizer.rate.fill_(optimizer.base_rate * factor)
             if done % CLEARED == 0:
@@ -415,6 +416,11 @@ def optimizers(model: "BaseAutoencoder", stage: Stage) -> dict[str, AdamW]:
                 f"The parameter '{name}' belongs to no player: it would not train."
             )
     return made
+
+
+def clocks(stage: Stage) -> list[Tensor]:
+    """Return the buffers of a stage's net that hold how far it is."""
+    return [b for name, b in stage.net.named_buffers() if name.rpartition(".")[2] == "progress"]
 
 
 def total(move: Move, weight: Tensor | None) -> tuple[Tensor, Terms]:

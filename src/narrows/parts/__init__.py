@@ -1,5 +1,5 @@
 """Pure torch building blocks: architectures, latents, likelihoods, penalties."""
 
-from narrows.parts import counts, levels  # they register their likelihoods
+from narrows.parts import counts, levels, sequences  # they register what they hold
 
-__all__ = ["counts", "levels"]
+__all__ = ["counts", "levels", "sequences"]

@@ -148,6 +148,11 @@ class Modality(ABC):
         """Return one sample as data with a single row; data of rows are left as they are."""
 
     @property
+    def symbols(self) -> int:
+        """How many symbols there are where x are their numbers; 0 where x are quantities."""
+        return 0
+
+    @property
     @abstractmethod
     def log_units(self) -> Tensor:
         """Log of the data's units per unit of x, broadcastable to a sample."""
