@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from narrows import checkpoint
-from narrows.data.modalities import Modality, modality_of
+from narrows.data.modalities import MODALITIES, Modality, modality_of, read_by
 from narrows.data.sources import Batch, InMemory
 from narrows.density import CodePrior, Mixture
 from narrows.errors import DataError, ParameterError
@@ -88,7 +88,9 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
     def describe(self, X: Any, y: Any) -> Modality:
         """Note the form of the data, and of y where the model reads it."""
         del y
-        return modality_of(X, self.modality)
+        readable = set().union(*map(read_by, MODALITIES.values()))
+        fields = {name: value for name, value in self.fields().items() if name in readable}
+        return modality_of(X, self.modality, **fields)
 
     def latent(self) -> Latent:
         """Return the layer between encoder and decoder."""
@@ -138,7 +140,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         """Learn from X.
 
         Args:
-            X: samples in their own form: ``(n, d)``, images, a data frame.
+            X: samples in their own form: ``(n, d)``, images, a data frame, series, texts.
             y: labels or conditions, for models that read them; ignored by the others.
             **options: see `FitOptions`.
 
@@ -409,7 +411,8 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
             with torch.device("meta"):
                 wanted = self.build(self.modality_)
             fitted, now = self._fitted_fields, self.fields()
-            data = any(fitted[name] != now[name] for name in ("modality", "scaling"))
+            read = {"modality", "scaling"} | read_by(type(known))
+            data = any(fitted[name] != now[name] for name in read)
             if data or outline(wanted) != outline(self.net_):
                 changed = ", ".join(name for name in now if now[name] != fitted[name])
                 raise ParameterError(

@@ -20,7 +20,7 @@ from narrows.fields import UnknownParameterError
 from narrows.net import Net
 from narrows.parts.conditions import ConditionedDecoder, ConditionedEncoder
 from narrows.parts.likelihoods import LIKELIHOODS, Likelihood
-from narrows.parts.networks import ARCHITECTURES, GRIDS, Architecture, Sizes
+from narrows.parts.networks import ARCHITECTURES, EMBEDDING, GRIDS, Architecture, OneHot, Sizes
 from narrows.parts.principal import AddedDecoder, AddedEncoder, LinearPath
 
 if TYPE_CHECKING:
@@ -48,8 +48,6 @@ SLICE = 1024
 QUIET = 0.1
 """What the decoder's last weights start with of their usual size where it puts out logs."""
 NONLINEAR = "needs a code that can be a linear map of x: continuous, without an activation"
-READERS = ("gru", "lstm", "transformer")
-"""Architectures that read symbols."""
 RANGES: dict[str, Range] = {"sigmoid": "unit", "tanh": "symmetric"}
 """Where outputs of an activation lie."""
 
@@ -134,8 +132,8 @@ def sources(
             f"on, and batch_size is {model.batch_size}."
         )
     if modality is None:
-        support = LIKELIHOODS[model.likelihood].support
-        known = known.learn(array[train], target_range(model)).counted(array, support)
+        support = LIKELIHOODS[likelihood_of(model, known)].support
+        known = known.learn(array[train], target_range(model, support)).counted(array, support)
         if known.condition is not None:
             learned = known.condition.learn(known.given(array, y), len(array), train)
             known = replace(known, condition=learned)
@@ -161,11 +159,12 @@ def _source(
 ) -> InMemory:
     target = modality.target(array[rows])
     x, mask, lengths = modality.encode(array[rows])
-    unit = LIKELIHOODS[model.likelihood].support == "unit"
+    likelihood = likelihood_of(model, modality)
+    unit = LIKELIHOODS[likelihood].support == "unit"
     if unit and not 0 <= x.min() <= x.max() <= 1 + 1e-6:
         if model.scaling in ("none", "standard", "robust"):
             raise DataError(
-                f"likelihood='{model.likelihood}' explains values in [0, 1]; X has values from "
+                f"likelihood='{likelihood}' explains values in [0, 1]; X has values from "
                 f"{float(x.min()):.4g} to {float(x.max()):.4g}. Set scaling='auto' or 'minmax', "
                 "or likelihood='gaussian'."
             )
@@ -197,9 +196,8 @@ def check_weight(weight: ArrayLike | None, n: int) -> Weights | None:
     return np.asarray(values, dtype=np.float32)
 
 
-def target_range(model: "BaseAutoencoder") -> Range:
-    """Return where the data shall lie inside the model."""
-    support = LIKELIHOODS[model.likelihood].support
+def target_range(model: "BaseAutoencoder", support: str) -> Range:
+    """Return where the data shall lie inside the model, under a likelihood of this support."""
     if model.scaling == "auto" and support == "counts":
         return "log"
     if model.scaling == "auto":
@@ -216,7 +214,7 @@ def assemble(
 ) -> Net:
     """Return a new net of the model's latent, its architecture and its likelihood."""
     latent = model.latent()
-    name = model.likelihood
+    name = likelihood_of(model, modality)
     output = None if model.output_activation == "auto" else model.output_activation
     likelihood: Likelihood = _call(
         model,
@@ -226,6 +224,7 @@ def assemble(
         output=output,
         log_units=modality.explained.log_units,
         levels=max(modality.levels, 1),
+        nominal=modality.nominal,
         shape=modality.shape,
     )
     channels, *rest = modality.shape
@@ -235,8 +234,9 @@ def assemble(
         latent.settle(grid)
     more = 0 if modality.condition is None else modality.condition.width
     units, *places = latent.decoded_shape or latent.code_shape
+    symbols = modality.levels if modality.nominal else 0
     seen, decoded = (channels + more, *rest), (units + more, *places)
-    sizes = Sizes(seen, latent.width, decoded, out, likelihood)
+    sizes = Sizes(seen, latent.width, decoded, out, likelihood, symbols)
     encoder, decoder = networks(model, modality, sizes, architectures)
     if modality.condition is not None:
         encoder, decoder = ConditionedEncoder(encoder), ConditionedDecoder(decoder)
@@ -269,17 +269,28 @@ def networks(
 ) -> tuple[nn.Module, nn.Module]:
     """Return an encoder and a decoder of the model's architecture between these sizes."""
     name = _architecture(model, modality)
-    if modality.symbols:
-        sizes = replace(sizes, symbols=modality.symbols)
-        if name not in READERS:
-            raise ParameterError(
-                f"architecture='{name}' reads numbers, and text is made of symbols. Use one of "
-                f"{', '.join(READERS)}."
-            )
-    pair: tuple[nn.Module, nn.Module] = _call(
-        model, architectures, "architecture", name, sizes=sizes
-    )
-    return pair
+    if modality.nominal and name not in EMBEDDING:
+        first, *rest = sizes.x
+        sizes = replace(sizes, x=(first - 1 + modality.levels, *rest), symbols=0)
+    encoder, decoder = _call(model, architectures, "architecture", name, sizes=sizes)
+    if modality.nominal and name not in EMBEDDING:
+        encoder = OneHot(encoder, modality.levels)
+    return encoder, decoder
+
+
+def likelihood_of(model: "BaseAutoencoder", modality: Modality) -> str:
+    """Return the name of the likelihood: the modality's where the user names none.
+
+    Raises:
+        ParameterError: the data are symbols, and it is not for them.
+    """
+    name = modality.likelihood if model.likelihood == "auto" else model.likelihood
+    if modality.nominal and name != "categorical":
+        raise ParameterError(
+            f"The symbols of a {modality.name} are in no order, which likelihood='categorical' "
+            f"explains. Got likelihood='{name}' instead; leave it at 'auto'."
+        )
+    return name
 
 
 def _architecture(model: "BaseAutoencoder", modality: Modality) -> str:

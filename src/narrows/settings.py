@@ -18,7 +18,13 @@ class Settings(Parameters):
 
     Args:
         latent_dim: size of the code.
-        modality: what the data are: "table", "image", or "auto" where only one is possible.
+        modality: what the data are: "table", "image", "series", "text", or "auto" where only one
+            is possible.
+        window: steps of the windows that long series and texts are cut into; None leaves them
+            whole.
+        stride: steps from one window to the next; None puts windows side by side.
+        symbols: what texts are made of: "characters", "bytes", "smiles" (atoms and bonds), or the
+            path of a file of the tokenizers library; None takes characters.
         scaling: "standard", "robust" or "minmax" units inside the model, "none", or "auto": what
             the likelihood and the output activation ask for (for counts, "standard" units of
             log(1 + x); a likelihood of whole numbers explains them unscaled).
@@ -37,7 +43,8 @@ class Settings(Parameters):
         likelihood: distribution of the data given the code: of real numbers ("gaussian",
             "laplace"), of shares ("bernoulli"), of counts ("poisson", "negative_binomial",
             "zero_inflated_negative_binomial"), or of whole numbers with a largest one
-            ("categorical", "discretised_logistic").
+            ("categorical", "discretised_logistic"); "auto" takes the modality's: categorical for
+            text, else Gaussian.
         scale: spread of a Gaussian or Laplace likelihood in the model's units: "optimal" (closed
             form), "learned", "predicted" (each value's own, from the decoder), or a number.
         output_activation: activation of the decoder's output; "auto" takes the likelihood's.
@@ -65,6 +72,9 @@ class Settings(Parameters):
 
     latent_dim: Count = 8
     modality: Literal["auto"] | Annotated[str, OneOf(MODALITIES)] = "auto"
+    window: Count | None = None
+    stride: Count | None = None
+    symbols: str | None = None
     scaling: Literal["auto", "standard", "robust", "minmax", "none"] = "auto"
     architecture: Literal["auto"] | Annotated[str, OneOf(ARCHITECTURES)] = "auto"
     hidden: tuple[Count, ...] | None = None
@@ -75,7 +85,7 @@ class Settings(Parameters):
     tied: bool = False
     linear_path: bool = False
     downsampling: Literal["stride", "max", "average"] = "stride"
-    likelihood: Annotated[str, OneOf(LIKELIHOODS)] = "gaussian"
+    likelihood: Literal["auto"] | Annotated[str, OneOf(LIKELIHOODS)] = "auto"
     scale: Literal["optimal", "learned", "predicted"] | Positive = "optimal"
     output_activation: Literal["auto"] | Annotated[str, OneOf(ACTIVATIONS)] = "auto"
     score_draws: Annotated[int, Ge(0)] = 16

@@ -43,12 +43,12 @@ def as_matrix(X: Any, owner: str, missing: bool) -> Array:
     return array
 
 
-def as_numbers(X: Any) -> Array:
+def as_numbers(X: Any, where: str = "X", what: str = "images") -> Array:
     """Return X as an array of numbers of any rank."""
     array = np.asarray(as_plain(X))
     if array.dtype.kind not in "buif":
         raise DataError(
-            f"X holds {array.dtype} values; images must hold numbers. Convert X first."
+            f"{where} holds {array.dtype} values; {what} must hold numbers. Convert X first."
         )
     return array
 
@@ -88,7 +88,7 @@ def _refuse_ragged(X: Any) -> None:
         if length != lengths[0]:
             raise DataError(
                 f"Row {i} of X has {length} values where row 0 has {lengths[0]}: rows must be "
-                "equally long. Pad or cut them."
+                "equally long. Pad or cut them, or set modality='series' for series over time."
             )
 
 

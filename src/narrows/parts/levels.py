@@ -33,13 +33,17 @@ class Categorical(Discrete):
     Args:
         output: must be None.
         levels: how many there are.
+        nominal: whether they stand for symbols, so that the likeliest is put in the mean's place.
     """
 
     support = "levels"
     levels: Tensor
 
-    def __init__(self, output: str | None = None, levels: int = 256) -> None:
+    def __init__(
+        self, output: str | None = None, levels: int = 256, nominal: bool = False
+    ) -> None:
         super().__init__(output)
+        self.nominal = nominal
         if levels > MOST:
             raise ParameterError(
                 f"likelihood='categorical' has an output for every number from 0 to {levels - 1}, "
@@ -59,9 +63,15 @@ class Categorical(Discrete):
         return out.view(len(out), self.channels, -1, *out.shape[2:])
 
     def mean(self, out: Tensor) -> Tensor:
-        """Return E[x | z], which is a level only where one is certain."""
+        """Return E[x | z], which is a level only where one is certain; the likeliest symbol."""
+        if self.nominal:
+            return self.logits(out).argmax(1).to(out.dtype)
         shares = self.logits(out).softmax(1)
         return torch.einsum("bk...,k->b...", shares, self.levels.to(shares.dtype))
+
+    def error(self, out: Tensor, x: Tensor) -> Tensor:
+        """Return the squared error; of symbols 1 where another one is likelier than x."""
+        return (self.mean(out) != x).float() if self.nominal else super().error(out, x)
 
     def sample(self, out: Tensor) -> Tensor:
         """Draw levels, by Gumbel's trick."""

@@ -1,7 +1,7 @@
 """Architectures: from sizes to an encoder and a mirrored decoder."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil, log2, prod
 from typing import TYPE_CHECKING, TypeVar
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 __all__ = [
     "ACTIVATIONS",
     "ARCHITECTURES",
+    "EMBEDDING",
     "GRIDS",
     "Architecture",
     "Decoder",
     "Dropout",
     "DroppedCode",
     "Encoder",
+    "OneHot",
     "Residual",
     "Sizes",
     "architecture",
@@ -89,10 +91,32 @@ class Decoder(nn.Sequential):
         return out
 
 
+class OneHot(nn.Module):
+    """An encoder that sees symbols as units of their own, 1 for the one that is there.
+
+    Args:
+        encoder: sees ``levels`` channels in the place of the first.
+        levels: how many symbols there are.
+    """
+
+    def __init__(self, encoder: nn.Module, levels: int) -> None:
+        super().__init__()
+        self.encoder, self.levels = encoder, levels
+
+    def forward(self, batch: "Batch") -> Tensor | tuple[Tensor, ...]:
+        """Encode the symbols, and what channels there are behind them."""
+        hot = F.one_hot(batch.x[:, 0].long(), self.levels).transpose(1, 2)
+        hot = hot.to(torch.get_default_dtype())
+        h: Tensor = self.encoder(replace(batch, x=torch.cat([hot, batch.x[:, 1:]], 1)))
+        return h
+
+
 Architecture = Callable[..., tuple[nn.Module, nn.Module]]
 ARCHITECTURES: dict[str, Architecture] = {}
 GRIDS: dict[str, Callable[..., tuple[int, ...]]] = {}
 """By architecture: the grid of the last feature map, for a sample's shape and `hidden`."""
+EMBEDDING: set[str] = set()
+"""Architectures that read the numbers of symbols themselves; the others get them one-hot."""
 
 
 def architecture(build: Architecture) -> Architecture:

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from narrows.errors import ContextError, ParameterError
-from narrows.parts.generation import END, UNKNOWN, Plan, beam, choose, flipped, unroll, within
-from narrows.parts.networks import Dropout, Sizes, architecture, initialise
+from narrows.parts.generation import END, PADDING, UNKNOWN, Plan, beam, choose, flipped, unroll, within
+from narrows.parts.networks import EMBEDDING, Dropout, Sizes, architecture, initialise
 from narrows.parts.transformers import Block, blocks
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ EMBEDDED = 64
 """Largest size of the vector that stands for a symbol."""
 KNOWN = 64
 """How many of the training samples' lengths are kept."""
+EMBEDDING |= {"gru", "lstm", "transformer"}
 Recurrent = type[nn.LSTM] | type[nn.GRU]
 
 
@@ -345,7 +346,10 @@ class SequenceDecoder(nn.Module):
         return self.read(features, context), state
 
     def generate(self, code: Tensor, plan: Plan, context: tuple[Tensor, ...]) -> Tensor:
-        """Return values by a plan, as wide as a sequence can be; zeros behind the end."""
+        """Return values by a plan, as wide as a sequence can be.
+
+        Behind the end they are NaN, or the symbol of padding.
+        """
         if self.inputs is None:
             made = choose(self, self.put_out(code, self.steps, context), plan)
         elif self.symbols and plan.beams > 1 and not plan.noise:
@@ -358,9 +362,10 @@ class SequenceDecoder(nn.Module):
             lengths = (going + 1).clamp(max=steps)
         if self.backwards:
             made = self.turned(made, lengths)
-        if lengths is not None:
-            made = made * within(lengths, steps)[:, None]
         made = F.pad(made, (0, self.steps - steps))
+        if lengths is not None:
+            beyond = ~within(lengths, self.steps)[:, None]
+            made = made.masked_fill(beyond, PADDING if self.symbols else torch.nan)
         return made if len(self.out) == 2 else made[:, 0]
 
     def turned(self, values: Tensor, lengths: Tensor | None) -> Tensor:

@@ -1,5 +1,7 @@
 """Modalities: learned at fit, they turn the user's data into tensors and back."""
 
+import inspect
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -9,33 +11,73 @@ from narrows.data.arrays import as_plain
 from narrows.data.frames import is_frame
 from narrows.data.modalities.base import MODALITIES, Encoded, Modality
 from narrows.data.modalities.image import CHANNELS, Image
+from narrows.data.modalities.sequence import Sequence
+from narrows.data.modalities.series import Series
 from narrows.data.modalities.table import Table
-from narrows.errors import DataError
+from narrows.data.modalities.text import Text, is_text
+from narrows.errors import DataError, ParameterError
 
-__all__ = ["MODALITIES", "Encoded", "Image", "Modality", "Table", "modality_of"]
+__all__ = [
+    "MODALITIES",
+    "Encoded",
+    "Image",
+    "Modality",
+    "Sequence",
+    "Series",
+    "Table",
+    "Text",
+    "modality_of",
+    "read_by",
+]
 
 
-def modality_of(X: Any, name: str = "auto") -> Modality:
+def modality_of(X: Any, name: str = "auto", **fields: Any) -> Modality:
     """Describe X as the named modality, or as the only one that it can be.
+
+    Args:
+        X: the user's data.
+        name: of the modality, or "auto".
+        **fields: those of the estimator that modalities read, as `read_by` tells; None is unset.
 
     Raises:
         DataError: if "auto" finds more than one reading.
+        ParameterError: a field that is set has no effect on this modality.
     """
-    if name == "table":
-        return replace(Table.describe(X), missing=True)
-    if name == "image":
-        return Image.describe(X)
+    kind = _kind(X) if name == "auto" else MODALITIES[name]
+    given = {field: value for field, value in fields.items() if value is not None}
+    for field in given:
+        if field not in read_by(kind):
+            readers = [repr(k) for k, modality in MODALITIES.items() if field in read_by(modality)]
+            raise ParameterError(
+                f"The '{field}' parameter has no effect with modality='{kind.name}'; it is for "
+                f"modality={' or '.join(readers)}. Leave it at None."
+            )
+    describe: Callable[..., Modality] = kind.describe
+    modality = describe(X, **given)
+    named = isinstance(modality, Table) and name == "table"
+    return replace(modality, missing=True) if named else modality
+
+
+def read_by(kind: type[Modality]) -> set[str]:
+    """Return the names of the estimator's fields that a modality reads."""
+    return set(inspect.signature(kind.describe).parameters) - {"X"}
+
+
+def _kind(X: Any) -> type[Modality]:
+    """Return the only modality that X can be."""
+    if is_text(X):
+        return Text
     if is_frame(X):
-        return Table.describe(X)
+        return Table
     array = np.asarray(as_plain(X))
     shape = array.shape
     first, last = (shape[1], shape[3]) if len(shape) == 4 else (0, 0)
     if (len(shape) == 3 and array.dtype == np.uint8) or (first in CHANNELS) != (last in CHANNELS):
-        return Image.describe(X)
+        return Image
     if len(shape) > 2:
         raise DataError(
             f"Found array with dim {len(shape)} and shape {shape}, which can be read in more than "
-            "one way. Say modality='image' for images (n, height, width[, channels]), or reshape "
-            "to (n, features)."
+            "one way. Say modality='image' for images (n, height, width[, channels]), "
+            "modality='series' for series (n, steps, channels), or reshape to (n, features)."
         )
-    return Table.describe(X)
+    return Table

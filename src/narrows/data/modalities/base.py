@@ -47,6 +47,10 @@ class Modality(ABC):
     name: ClassVar[str]
     architecture: ClassVar[str]
     """The architecture where the user names none."""
+    likelihood: ClassVar[str] = "gaussian"
+    """The likelihood where the user names none."""
+    nominal: ClassVar[bool] = False
+    """Whether x holds numbers that stand for symbols, in no order: int64, below `levels`."""
 
     shape: tuple[int, ...] = ()
     center: tuple[float, ...] = ()
@@ -62,12 +66,16 @@ class Modality(ABC):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        MODALITIES[cls.name] = cls
+        if "name" in vars(cls):
+            MODALITIES[cls.name] = cls
 
     @classmethod
     @abstractmethod
     def describe(cls, X: Any) -> "Modality":
-        """Note the form of the data: shape, names, types."""
+        """Note the form of the data: shape, names, types.
+
+        A modality may name some of the estimator's fields as further arguments, None by default.
+        """
 
     @abstractmethod
     def read(self, X: Any, owner: str) -> Array:
@@ -143,14 +151,22 @@ class Modality(ABC):
             return None, None
         return self.condition.encode(self.given(array, y), len(array))
 
+    def samples(self, X: Any, owner: str) -> Any:
+        """Return X with one sample an entry, in a form that `read` knows: long data in pieces."""
+        del owner
+        return X
+
+    def values(self, array: Array) -> Array:
+        """Return the numbers of what `read` returned, samples first, NaN where missing."""
+        return array
+
+    def apart(self, array: Array, rows: Rows) -> Rows:
+        """Return the samples of `array` that have nothing in common with those in `rows`."""
+        return np.setdiff1d(np.arange(len(array)), rows)
+
     @abstractmethod
     def as_batch(self, sample: Any) -> Any:
         """Return one sample as data with a single row; data of rows are left as they are."""
-
-    @property
-    def symbols(self) -> int:
-        """How many symbols there are where x are their numbers; 0 where x are quantities."""
-        return 0
 
     @property
     @abstractmethod
