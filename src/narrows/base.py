@@ -290,7 +290,8 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
                 codes = self._unpacked(kept)
             else:
                 codes = self._prior_codes(prior, n, wanted)
-            out = self._decode(codes, wanted, noise, self.net_.lengths(n))
+            plan = replace(self.plan(noise), lengths=self.net_.lengths(n))
+            out = self._decode(codes, wanted, plan)
             return self.modality_.explained.decode(out, condition=wanted)
 
     def interpolate(self, a: Any, b: Any, steps: int = 10) -> Any:
@@ -543,17 +544,12 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
 
     @torch.inference_mode()
     def _decode(
-        self,
-        codes: Tensor,
-        condition: Tensor | None = None,
-        noise: bool = False,
-        lengths: Tensor | None = None,
+        self, codes: Tensor, condition: Tensor | None = None, plan: Plan | None = None
     ) -> Tensor:
         """Return samples in the modality's units for codes of any number."""
         self.net_.eval()
-        device, plan = self._device(), self.plan(noise)
-        lengths = self.net_.lengths() if lengths is None else lengths
-        lengths = None if lengths is None else lengths.expand(len(codes))
+        device, plan = self._device(), plan or replace(self.plan(), lengths=self.net_.lengths())
+        lengths = None if plan.lengths is None else plan.lengths.expand(len(codes))
         outs = []
         for rows in torch.arange(len(codes)).split(SLICE):
             own = plan if lengths is None else replace(plan, lengths=lengths[rows.to(device)])

@@ -98,9 +98,7 @@ def hold_out(spans: Spans, fraction: float, how: str, seed: int) -> tuple[Rows, 
     return train, every[held]
 
 
-def _block(
-    n: int, near: int, fraction: float, how: str, generator: np.random.Generator
-) -> Rows:
+def _block(n: int, near: int, fraction: float, how: str, generator: np.random.Generator) -> Rows:
     """Return the places of the held-out ones among n windows: the last, or in a few blocks.
 
     Each overlaps `near` others on either side, so that blocks of few would cost many.

@@ -1,7 +1,6 @@
 """Sequences: recurrent networks and Transformers that read and write series and text."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING, cast
 
@@ -10,102 +9,37 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from narrows.errors import ContextError, ParameterError
-from narrows.parts.generation import END, PADDING, UNKNOWN, Plan, beam, choose, flipped, unroll, within
-from narrows.parts.networks import EMBEDDING, Dropout, Sizes, architecture, initialise
-from narrows.parts.transformers import Block, blocks
+from narrows.parts.cores import Attention, Reader, Recurrent, Steps, Teller, Watcher, Writer
+from narrows.parts.generation import (
+    END,
+    PADDING,
+    UNKNOWN,
+    Plan,
+    beam,
+    choose,
+    flipped,
+    unroll,
+    within,
+)
+from narrows.parts.networks import EMBEDDING, Sizes, architecture, initialise
 
 if TYPE_CHECKING:
     from narrows.data.sources import Batch
     from narrows.parts.likelihoods import Likelihood
 
-__all__ = ["Attention", "SequenceDecoder", "SequenceEncoder"]
+__all__ = ["SequenceDecoder", "SequenceEncoder"]
 
 BARE = (
     "A decoder with attention looks back at the steps of the sequence that it decodes, and a bare "
     "code has none. Call reconstruct(X), or set attention=False."
 )
 FOLLOWS = "An autoregressive decoder is scored on a target or runs by a Plan; give it one of them."
-EMBEDDED = 64
-"""Largest size of the vector that stands for a symbol."""
 KNOWN = 64
 """How many of the training samples' lengths are kept."""
 EMBEDDING |= {"gru", "lstm", "transformer"}
-Recurrent = type[nn.LSTM] | type[nn.GRU]
 
 
 # -- encoders ----------------------------------------------------------------------------------
-
-
-class Steps(nn.Module):
-    """From samples to the vector of every step: a symbol's own one, and plain numbers."""
-
-    def __init__(self, channels: int, symbols: int) -> None:
-        super().__init__()
-        width = min(EMBEDDED, 4 * symbols)
-        self.table = nn.Embedding(symbols, width) if symbols else None
-        self.width = width + channels - 1 if symbols else channels
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``(batch, steps, width)`` for samples ``(batch, channels, steps)``."""
-        steps = x.transpose(1, 2)
-        if self.table is None:
-            return steps.to(torch.get_default_dtype())
-        embedded: Tensor = self.table(steps[:, :, 0].long())
-        return torch.cat([embedded, steps[:, :, 1:].to(embedded.dtype)], 2)
-
-
-class Reader(nn.Module):
-    """Recurrent layers, of which each may also read backwards from a sequence's true end."""
-
-    def __init__(
-        self, kind: Recurrent, inputs: int, hidden: Sequence[int], dropout: float, both: bool
-    ) -> None:
-        super().__init__()
-        ways = 1 + both
-        sizes = [*pairwise((inputs, *(ways * units for units in hidden)))]
-        layers = [cells(kind, a, b // ways) for a, b in sizes]
-        backward = [cells(kind, a, b // ways) for a, b in sizes if both]
-        self.layers, self.backward = nn.ModuleList(layers), nn.ModuleList(backward)
-        self.dropout = Dropout(dropout) if dropout else nn.Identity()
-        self.width = ways * hidden[-1]
-
-    def forward(self, steps: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the states of the last layer at every step, and what is left at the end."""
-        for i, layer in enumerate(self.layers):
-            steps = self.dropout(steps) if i else steps
-            states = layer(steps)[0]
-            last = at_end(states, lengths)
-            if self.backward:
-                back = self.backward[i](flipped(steps, lengths))[0]
-                last = torch.cat([last, at_end(back, lengths)], 1)
-                states = torch.cat([states, flipped(back, lengths)], 2)
-            steps = states
-        return states, last
-
-
-class Watcher(nn.Module):
-    """Blocks of a Transformer whose steps all see each other; the mean of them is what is left."""
-
-    def __init__(
-        self, inputs: int, hidden: Sequence[int], heads: int, **options: float | str
-    ) -> None:
-        super().__init__()
-        self.width = hidden[0]
-        self.bottom = initialise(nn.Linear(inputs, self.width))
-        self.blocks = nn.ModuleList(blocks(len(hidden), self.width, heads, **options))
-        self.norm = nn.LayerNorm(self.width)
-
-    def forward(self, steps: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return what the blocks make of every step, and the mean of it."""
-        tokens = self.bottom(steps) + waves(steps.shape[1], self.width, steps)
-        seen = None if lengths is None else within(lengths, steps.shape[1])
-        for block in self.blocks:
-            tokens = block(tokens, seen)
-        tokens = self.norm(tokens)
-        if seen is None or lengths is None:
-            return tokens, tokens.mean(1)
-        kept = tokens * seen.unsqueeze(2)
-        return kept, kept.sum(1) / lengths[:, None]
 
 
 class SequenceEncoder(nn.Module):
@@ -118,7 +52,9 @@ class SequenceEncoder(nn.Module):
         attention: whether the decoder shall look back.
     """
 
-    def __init__(self, sizes: Sizes, steps: Steps, core: Reader | Watcher, attention: bool):
+    def __init__(
+        self, sizes: Sizes, steps: Steps, core: Reader | Watcher, attention: bool
+    ) -> None:
         super().__init__()
         self.steps, self.core, self.attention = steps, core, attention
         self.top = initialise(nn.Linear(core.width, prod(sizes.h)))
@@ -136,92 +72,6 @@ class SequenceEncoder(nn.Module):
 
 
 # -- decoders ----------------------------------------------------------------------------------
-
-
-class Writer(nn.Module):
-    """Recurrent layers that start where a code says.
-
-    Their state is ``(batch, units)`` for every layer and every part of a cell's state.
-    """
-
-    def __init__(
-        self, kind: Recurrent, inputs: int, code: int, hidden: Sequence[int], dropout: float
-    ) -> None:
-        super().__init__()
-        self.width, self.parts = hidden[-1], 2 if kind is nn.LSTM else 1
-        self.sizes = [units for units in hidden for _ in range(self.parts)]
-        self.start = initialise(nn.Linear(code, sum(self.sizes)))
-        layers = [cells(kind, a, b) for a, b in pairwise((inputs, *hidden))]
-        self.layers = nn.ModuleList(layers)
-        self.dropout = Dropout(dropout) if dropout else nn.Identity()
-
-    def begin(self, code: Tensor) -> list[Tensor]:
-        """Return the first state."""
-        return list(self.start(code).tanh().split(self.sizes, 1))
-
-    def forward(self, steps: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Return what the last layer makes of every step, and the state after them."""
-        after: list[Tensor] = []
-        for i, layer in enumerate(self.layers):
-            own = [part[None].contiguous() for part in state[i * self.parts :][: self.parts]]
-            steps, last = layer(steps, tuple(own) if self.parts == 2 else own[0])
-            after += [part[0] for part in (last if self.parts == 2 else (last,))]
-            steps = self.dropout(steps)
-        return steps, after
-
-
-class Teller(nn.Module):
-    """Blocks of a Transformer whose steps see those before them.
-
-    Their state is the keys and the values of those, for every block.
-    """
-
-    def __init__(
-        self, inputs: int, hidden: Sequence[int], heads: int, **options: float | str
-    ) -> None:
-        super().__init__()
-        self.width = hidden[0]
-        self.bottom = initialise(nn.Linear(inputs, self.width))
-        self.blocks = nn.ModuleList(blocks(len(hidden), self.width, heads, **options))
-        self.norm = nn.LayerNorm(self.width)
-
-    def begin(self, code: Tensor) -> list[Tensor]:
-        """Return the first state: nothing came before."""
-        del code
-        return []
-
-    def forward(self, steps: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Return what the blocks make of every step, and the state after them."""
-        start = state[0].shape[2] if state else 0
-        tokens = self.bottom(steps) + waves(steps.shape[1], self.width, steps, start)
-        after: list[Tensor] = []
-        for i, block in enumerate(self.blocks):
-            tokens, seen = cast(Block, block).follow(tokens, tuple(state[2 * i : 2 * i + 2]))
-            after += seen
-        return self.norm(tokens), after
-
-
-class Attention(nn.Module):
-    """Looks from each step of a decoder at the encoder's states: c_t = sum_s α_ts h_s.
-
-    Effective Approaches to Attention-based Neural Machine Translation (Luong et al., 2015).
-    """
-
-    def __init__(self, width: int, states: int) -> None:
-        super().__init__()
-        self.query = nn.Linear(width, states, bias=False)
-        self.mix = nn.Linear(width + states, width)
-
-    def weights(self, steps: Tensor, states: Tensor, seen: Tensor) -> Tensor:
-        """Return α, ``(batch, steps, states)``: it sums to 1 over the states that are seen."""
-        scores = self.query(steps) @ states.mT * states.shape[2] ** -0.5
-        return scores.masked_fill(~seen[:, None], -torch.inf).softmax(2)
-
-    def forward(self, steps: Tensor, states: Tensor, seen: Tensor) -> Tensor:
-        """Return the steps, each with what it saw."""
-        looked = self.weights(steps, states, seen) @ states
-        mixed: Tensor = self.mix(torch.cat([steps, looked], 2)).tanh()
-        return mixed
 
 
 class SequenceDecoder(nn.Module):
@@ -305,10 +155,12 @@ class SequenceDecoder(nn.Module):
     ) -> Tensor:
         """Return what is put out for all steps at once, ``(batch, values, steps)``."""
         fed = self.fed(target) if target is not None and self.inputs is not None else None
-        return self.read(self.core(self.beside(code, fed, steps), self.core.begin(code))[0], context)
+        return self.read(
+            self.core(self.beside(code, fed, steps), self.core.begin(code))[0], context
+        )
 
     def fed(self, target: Tensor) -> Tensor:
-        """Return the vector that each step sees of the one before it: ``(batch, steps, width)``."""
+        """Return what each step sees of the one before it, ``(batch, steps, width)``."""
         before = target[:, :, :-1]
         if self.training and self.word_dropout:
             shown = torch.rand(before[:, :1].shape, device=before.device) >= self.word_dropout
@@ -336,9 +188,9 @@ class SequenceDecoder(nn.Module):
         state: list[Tensor],
         context: tuple[Tensor, ...],
     ) -> tuple[Tensor, list[Tensor]]:
-        """Return what is put out for the step after `value`, ``(batch, values, 1)``, and the state.
+        """Return what is put out for the step after `value`, ``(batch, values, 1)``.
 
-        None is before the first step.
+        Beside it comes the state. None is before the first step.
         """
         steps = cast(Steps, self.inputs)
         fed = self.start.expand(len(code), 1, -1) if value is None else steps(value)
@@ -394,7 +246,7 @@ def recurrent(
     hidden: Sequence[int] | None,
     dropout: float,
     bidirectional: bool,
-    feedback: bool | str,
+    feedback: bool | None,
     attention: bool,
     reverse: bool,
     word_dropout: float,
@@ -418,7 +270,7 @@ def lstm(
     hidden: Sequence[int] | None = None,
     dropout: float = 0.0,
     bidirectional: bool = False,
-    feedback: bool | str = "auto",
+    feedback: bool | None = None,
     attention: bool = False,
     reverse: bool = False,
     word_dropout: float = 0.0,
@@ -446,7 +298,7 @@ def gru(
     hidden: Sequence[int] | None = None,
     dropout: float = 0.0,
     bidirectional: bool = False,
-    feedback: bool | str = "auto",
+    feedback: bool | None = None,
     attention: bool = False,
     reverse: bool = False,
     word_dropout: float = 0.0,
@@ -475,7 +327,7 @@ def transformer(
     heads: int = 4,
     activation: str = "silu",
     dropout: float = 0.0,
-    feedback: bool | str = "auto",
+    feedback: bool | None = None,
     attention: bool = False,
     reverse: bool = False,
     word_dropout: float = 0.0,
@@ -499,7 +351,7 @@ def transformer(
     )
 
 
-def read_steps(sizes: Sizes, name: str, feedback: bool | str) -> tuple[Steps, Steps | None, int]:
+def read_steps(sizes: Sizes, name: str, feedback: bool | None) -> tuple[Steps, Steps | None, int]:
     """Return how encoder and decoder read steps, and the width of what the decoder's core sees.
 
     Raises:
@@ -513,7 +365,7 @@ def read_steps(sizes: Sizes, name: str, feedback: bool | str) -> tuple[Steps, St
     steps = Steps(sizes.x[0] if len(sizes.x) == 2 else 1, sizes.symbols)
     per = 1 if sizes.likelihood is None else sizes.likelihood.channels
     channels = sizes.out[0] // per if len(sizes.out) == 2 else 1
-    fed = bool(sizes.symbols) if feedback == "auto" else bool(feedback)
+    fed = bool(sizes.symbols) if feedback is None else feedback
     decoded = Steps(channels, sizes.symbols) if fed else None
     return steps, decoded, prod(sizes.z) + (decoded.width if decoded is not None else 0)
 
@@ -524,34 +376,3 @@ def read_steps(sizes: Sizes, name: str, feedback: bool | str) -> tuple[Steps, St
 def channels_first(x: Tensor) -> Tensor:
     """Return samples as ``(batch, channels, steps)``: a row of numbers has a single channel."""
     return x.unsqueeze(1) if x.ndim == 2 else x
-
-
-def cells(kind: Recurrent, inputs: int, units: int) -> nn.LSTM | nn.GRU:
-    """Return a recurrent layer whose states at first turn without growing, and are remembered."""
-    layer = kind(inputs, units, batch_first=True)
-    for name, parameter in layer.named_parameters():
-        if name.startswith("weight_hh"):
-            for block in parameter.data.split(units):
-                nn.init.orthogonal_(block)
-        elif name.startswith("weight_ih"):
-            nn.init.xavier_uniform_(parameter)
-        else:
-            nn.init.zeros_(parameter)
-    if kind is nn.LSTM:  # the forget gate (Jozefowicz et al., 2015)
-        nn.init.ones_(layer.bias_ih_l0.data[units : 2 * units])
-    return layer
-
-
-def at_end(states: Tensor, lengths: Tensor | None) -> Tensor:
-    """Return the states at each sequence's last true step."""
-    if lengths is None:
-        return states[:, -1]
-    return states[torch.arange(len(states), device=states.device), lengths - 1]
-
-
-def waves(steps: int, width: int, like: Tensor, start: int = 0) -> Tensor:
-    """Return sines and cosines of the places of steps, ``(steps, width)``."""
-    each = -(-width // 2)
-    rates = 10_000.0 ** -(torch.arange(each, device=like.device) / each)
-    angles = torch.arange(start, start + steps, device=like.device)[:, None] * rates
-    return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)[:, :width]

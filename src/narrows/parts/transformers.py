@@ -121,7 +121,9 @@ class Block(nn.Module):
         mask = None if seen is None else seen[:, None, None]
         return self.add(tokens, F.scaled_dot_product_attention(query, key, value, mask))
 
-    def follow(self, tokens: Tensor, past: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def follow(
+        self, tokens: Tensor, past: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the tokens, each having seen those before it, and what later ones see of all.
 
         Either many tokens come without a past, or one comes after those that `past` tells of.
@@ -135,7 +137,8 @@ class Block(nn.Module):
     def parts(self, tokens: Tensor) -> Tensor:
         """Return queries, keys and values, ``(3, batch, heads, count, width / heads)``."""
         parts = self.query_key_value(self.before_attention(tokens))
-        return parts.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        split: Tensor = parts.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return split
 
     def add(self, tokens: Tensor, taken: Tensor) -> Tensor:
         """Return the tokens with what they took, and what the dense layer makes of that."""
