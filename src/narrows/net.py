@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from narrows.data.sources import Batch
+from narrows.parts.conditions import ConditionedEncoder
 from narrows.parts.generation import Plan
 from narrows.parts.latents import Latent, Posterior
 from narrows.parts.likelihoods import Likelihood
@@ -160,8 +161,12 @@ class Net(nn.Module):
     @property
     def takes_any_length(self) -> bool:
         """Whether sequences of a batch need only be padded to the longest one of it."""
-        reads = any(isinstance(module, SequenceEncoder) for module in self.encoder.modules())
-        return reads and self.writer is not None
+        inner = (
+            self.encoder.children()
+            if isinstance(self.encoder, ConditionedEncoder)
+            else (self.encoder,)
+        )
+        return self.writer is not None and any(isinstance(m, SequenceEncoder) for m in inner)
 
     def lengths(self, n: int | None = None) -> Tensor | None:
         """Return n lengths like those of the training samples, or their median; None if all equal.

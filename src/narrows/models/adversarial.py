@@ -266,7 +266,13 @@ class VAEGAN(_Adversarial):
                 "VAEGAN compares features of what is decoded, which have one scale: with "
                 "scale='predicted' nothing would predict it. Use 'optimal', 'learned' or a number."
             )
+        modality.refuse_symbols("A critic of samples")
         net = super().build(modality)
+        if net.takes_any_length and len(modality.shape) > 1:
+            raise ParameterError(
+                "VAEGAN's critic sees samples of one size, and architecture="
+                f"'{self.architecture}' sequences of any length. Use architecture='mlp'."
+            )
         critic = self._new_critic(modality.shape)
         size = prod(critic.features(torch.zeros(1, *modality.shape)).shape)
         net.critic, net.features = critic, Features(size, self.scale)

@@ -65,6 +65,10 @@ class ComposedAutoencoder(BaseAutoencoder):
 
     def build(self, modality: Modality) -> Net:
         """Refuse an encoder that mixes samples where a Jacobian is asked for."""
+        if self.corruption not in (None, "masking"):
+            modality.refuse_symbols(f"corruption='{self.corruption}'")
+        if {"jacobian", "jacobian_exact"} & set(self.penalties or {}):
+            modality.refuse_symbols("A Jacobian of the code")
         net = super().build(modality)
         if {"decoder_jacobian", "jacobian", "jacobian_exact"} & set(self.penalties or {}):
             refuse_mixing(net)

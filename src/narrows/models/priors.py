@@ -54,6 +54,7 @@ class VampPriorVAE(VAE):
                 "VampPriorVAE encodes its pseudo-inputs beside the data, and batch_norm=True "
                 "would mix their statistics. Set batch_norm=False."
             )
+        modality.refuse_symbols("A prior of pseudo-inputs that learn")
         net = super().build(modality)
         shape = modality.shape
         net.latent = PseudoInputs(self.latent_dim, net.encoder, shape, self.pseudo_inputs)

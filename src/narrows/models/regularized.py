@@ -107,7 +107,8 @@ class ContractiveAutoencoder(Autoencoder):
     jacobian: Literal["hutchinson", "exact"] = "hutchinson"
 
     def build(self, modality: Modality) -> Net:
-        """Refuse an encoder that mixes the samples whose Jacobians are asked for."""
+        """Refuse an encoder without the Jacobians that are asked for."""
+        modality.refuse_symbols("A Jacobian of the code")
         net = super().build(modality)
         refuse_mixing(net)
         return net

@@ -64,6 +64,7 @@ class ResidualAutoencoder(Autoencoder):
 
     def build(self, modality: Modality) -> Net:
         """Lay the linear path beside the code."""
+        modality.refuse_symbols("A linear path from x to its reconstruction")
         net = super().build(modality)
         if self.skip_rank == 0:
             return net

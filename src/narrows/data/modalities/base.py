@@ -12,7 +12,7 @@ from narrows.data.conditions import CONDITIONS, Condition
 from narrows.data.scaling import Range
 from narrows.data.splits import Rows, split
 from narrows.data.whole import check_whole
-from narrows.errors import DataError
+from narrows.errors import DataError, ParameterError
 
 __all__ = ["MODALITIES", "Array", "Encoded", "Modality"]
 
@@ -150,6 +150,18 @@ class Modality(ABC):
         if self.condition is None:
             return None, None
         return self.condition.encode(self.given(array, y), len(array))
+
+    def refuse_symbols(self, what: str) -> None:
+        """Refuse data whose values are symbols, for `what` moves values or differentiates by them.
+
+        Raises:
+            ParameterError: they are symbols.
+        """
+        if self.nominal:
+            raise ParameterError(
+                f"{what} needs values that can change a little, and those of modality="
+                f"'{self.name}' are symbols. Use another model, or another option of it."
+            )
 
     def samples(self, X: Any, owner: str) -> Any:
         """Return X with one sample an entry, in a form that `read` knows: long data in pieces."""
