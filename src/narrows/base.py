@@ -78,6 +78,9 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
     parameters are in `Settings`.
     """
 
+    calculates = False
+    """Whether the model calculates with the values of x, so that x cannot be symbols."""
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if not cls.__name__.startswith("_"):
@@ -148,7 +151,8 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
             The estimator, with `net_`, `modality_`, `history_` (one row an epoch), `codes_` (of
             training samples; the integers of a discrete code), `held_out_` (rows of X) and
             `n_iter_` (epochs). A row holds each term of the loss as it was weighed (so "kl" is
-            beta * KL), and "mse" in the model's units, from about 16 batches of the epoch.
+            beta * KL), and "mse" in the model's units (of text, the share of wrong symbols), from
+            about 16 batches of the epoch.
 
         Raises:
             ParameterError: a parameter cannot work.

@@ -20,7 +20,7 @@ from narrows.fields import UnknownParameterError
 from narrows.net import Net
 from narrows.parts.conditions import ConditionedDecoder, ConditionedEncoder
 from narrows.parts.likelihoods import LIKELIHOODS, Likelihood
-from narrows.parts.networks import ARCHITECTURES, EMBEDDING, GRIDS, Architecture, OneHot, Sizes
+from narrows.parts.networks import ARCHITECTURES, GRIDS, Architecture, OneHot, Sizes
 from narrows.parts.principal import AddedDecoder, AddedEncoder, LinearPath
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ __all__ = [
     "check_options",
     "epochs",
     "networks",
+    "refuse_symbols",
     "sources",
     "start_latent",
     "start_lengths",
@@ -48,6 +49,8 @@ SLICE = 1024
 QUIET = 0.1
 """What the decoder's last weights start with of their usual size where it puts out logs."""
 NONLINEAR = "needs a code that can be a linear map of x: continuous, without an activation"
+READERS = ("gru", "lstm", "transformer")
+"""Architectures that read symbols; the others get them one-hot."""
 RANGES: dict[str, Range] = {"sigmoid": "unit", "tanh": "symmetric"}
 """Where outputs of an activation lie."""
 
@@ -213,6 +216,8 @@ def assemble(
     architectures: Mapping[str, Architecture] = ARCHITECTURES,
 ) -> Net:
     """Return a new net of the model's latent, its architecture and its likelihood."""
+    if model.calculates:
+        refuse_symbols(model, modality)
     latent = model.latent()
     name = likelihood_of(model, modality)
     output = None if model.output_activation == "auto" else model.output_activation
@@ -224,7 +229,7 @@ def assemble(
         output=output,
         log_units=modality.explained.log_units,
         levels=max(modality.levels, 1),
-        nominal=modality.nominal,
+        nominal=modality.symbols > 0,
         shape=modality.shape,
     )
     channels, *rest = modality.shape
@@ -234,18 +239,33 @@ def assemble(
         latent.settle(grid)
     more = 0 if modality.condition is None else modality.condition.width
     units, *places = latent.decoded_shape or latent.code_shape
-    symbols = modality.levels if modality.nominal else 0
     seen, decoded = (channels + more, *rest), (units + more, *places)
-    sizes = Sizes(seen, latent.width, decoded, out, likelihood, symbols)
+    sizes = Sizes(seen, latent.width, decoded, out, likelihood)
     encoder, decoder = networks(model, modality, sizes, architectures)
     if modality.condition is not None:
         encoder, decoder = ConditionedEncoder(encoder), ConditionedDecoder(decoder)
     if model.linear_path:
+        if modality.symbols:
+            model.refuse_set(["linear_path"], "needs numbers, not symbols")
         if latent.principal(torch.ones(units)) is None:
             model.refuse_set(["linear_path"], NONLINEAR)
         encoder = AddedEncoder(encoder, LinearPath(modality.shape, latent.width))
         decoder = AddedDecoder(decoder, LinearPath(latent.code_shape, out))
     return Net(encoder, latent, decoder, likelihood)
+
+
+def refuse_symbols(model: "BaseAutoencoder", modality: Modality) -> None:
+    """Refuse data whose values are numbers of symbols, with which nothing can be calculated.
+
+    Raises:
+        ParameterError: they are.
+    """
+    if modality.symbols:
+        raise ParameterError(
+            f"{type(model).__name__} calculates with the values of x, and a {modality.name} holds "
+            "symbols, which have none. Use a model that only reads them, such as Autoencoder or "
+            "VAE."
+        )
 
 
 def takes_linear_path(model: "BaseAutoencoder") -> bool:
@@ -269,13 +289,15 @@ def networks(
 ) -> tuple[nn.Module, nn.Module]:
     """Return an encoder and a decoder of the model's architecture between these sizes."""
     name = _architecture(model, modality)
-    if modality.nominal and name not in EMBEDDING:
+    pair: tuple[nn.Module, nn.Module]
+    if modality.symbols and name not in READERS:
         first, *rest = sizes.x
-        sizes = replace(sizes, x=(first - 1 + modality.levels, *rest), symbols=0)
-    encoder, decoder = _call(model, architectures, "architecture", name, sizes=sizes)
-    if modality.nominal and name not in EMBEDDING:
-        encoder = OneHot(encoder, modality.levels)
-    return encoder, decoder
+        sizes = replace(sizes, x=(first - 1 + modality.symbols, *rest))
+        pair = _call(model, architectures, "architecture", name, sizes=sizes)
+        return OneHot(pair[0], modality.symbols), pair[1]
+    sizes = replace(sizes, symbols=modality.symbols)
+    pair = _call(model, architectures, "architecture", name, sizes=sizes)
+    return pair
 
 
 def likelihood_of(model: "BaseAutoencoder", modality: Modality) -> str:
@@ -285,7 +307,7 @@ def likelihood_of(model: "BaseAutoencoder", modality: Modality) -> str:
         ParameterError: the data are symbols, and it is not for them.
     """
     name = modality.likelihood if model.likelihood == "auto" else model.likelihood
-    if modality.nominal and name != "categorical":
+    if modality.symbols and name != "categorical":
         raise ParameterError(
             f"The symbols of a {modality.name} are in no order, which likelihood='categorical' "
             f"explains. Got likelihood='{name}' instead; leave it at 'auto'."

@@ -5,8 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from narrows.cli.inputs import open_model, read_data, read_rows
-from narrows.cli.outputs import check_fit, check_output, write_samples, write_values
+from narrows.cli.inputs import open_model, read_data, read_rows, spans_of
+from narrows.cli.outputs import (
+    check_fit,
+    check_output,
+    write_samples,
+    write_scores,
+    write_values,
+)
 from narrows.cli.show import show
 
 if TYPE_CHECKING:
@@ -20,7 +26,8 @@ Values = Annotated[Path, Parameter(help="a .npy, .parquet or .csv file.")]
 Samples = Annotated[
     Path,
     Parameter(
-        help="a .npy, .parquet or .csv file; for images also one .png, or the name of a folder."
+        help="a .npy, .parquet or .csv file; for images also one .png, or the name of a folder; "
+        "for text also a .txt file."
     ),
 ]
 Size = Annotated[str | None, Parameter(help="HEIGHTxWIDTH to resize images to.")]
@@ -66,8 +73,9 @@ def score(
 ) -> None:
     """Write a lower bound on the log-likelihood of each sample in nats: higher is more normal."""
     model = _open(run, out, force, source=data, images=False)
-    scores = model.score_samples(read_rows(model, data, size))
-    write_values(out, scores, ["score"])
+    rows = read_rows(model, data, size)
+    scores = model.score_samples(rows)
+    write_scores(out, scores, spans_of(model, rows))
     show(
         f"Wrote {len(scores)} scores to {out}: mean {scores.mean():.4g}, lowest {scores.min():.4g}"
     )
@@ -99,5 +107,6 @@ def _open(
 
 def _write(out: Path, samples: Any, model: "BaseAutoencoder") -> None:
     written = write_samples(out, samples, model.modality_)
-    first = f"the first {written} of " if written < len(samples) else ""
-    show(f"Wrote {first}{len(samples)} samples to {out}")
+    total = 1 if isinstance(samples, str) else len(samples)
+    first = f"the first {written} of " if written < total else ""
+    show(f"Wrote {first}{total} sample{'s' * (total != 1)} to {out}")

@@ -44,7 +44,8 @@ def fit(
     """Train a model on data, and write it with its numbers and a report into a run folder.
 
     Args:
-        data: a sample (digits, iris, ...), a .npy, .npz, .csv or .parquet file, or image folder.
+        data: a sample (digits, iris, ...), a .npy, .npz, .csv, .parquet or .txt file, or image
+            folder.
         model: one of those that `narrows models` lists (default vae).
         out: folder of the run (default runs/DATA-MODEL).
         labels: column of the labels, which colour the report.
@@ -91,6 +92,7 @@ def _run(plan: Plan, entry: Model, resume: bool) -> None:
     write_model(place, model)
     weight = None if plan.weight is None else dataset.columns[plan.weight]
     evaluation = _evaluate(model, dataset.X, weight)
+    dataset = _as_samples(model, dataset)
     seconds = time.perf_counter() - start
     report = render(model, dataset, evaluation, command=plan.command(), seconds=seconds)
     summary = summarise(model, dataset, evaluation, seconds)
@@ -102,7 +104,8 @@ def _run(plan: Plan, entry: Model, resume: bool) -> None:
 def _open(plan: Plan) -> "Dataset":
     """Return the data, with the columns that the settings name set aside."""
     aside = [name for name in (plan.groups, plan.weight) if name is not None]
-    return read_data(plan.data, plan.size, labels=plan.labels, aside=aside)
+    whole = plan.fields.get("window") is not None
+    return read_data(plan.data, plan.size, labels=plan.labels, aside=aside, whole=whole)
 
 
 def _train(model: "BaseAutoencoder", dataset: "Dataset", plan: Plan, resume: bool) -> None:
@@ -132,10 +135,27 @@ def _evaluate(model: "BaseAutoencoder", X: Any, weight: Any = None) -> "Evaluati
     """Score the model on the rows it did not see, or on all where it saw all."""
     import numpy as np
 
+    from narrows.data.modalities import Sequence
     from narrows.evaluation import evaluate
 
-    rows, held = np.arange(len(X)), model.held_out_
+    modality, held, samples = model.modality_, model.held_out_, X
+    if isinstance(modality, Sequence):
+        samples = modality.samples(X, type(model).__name__)
+    rows = np.arange(len(samples))
     train = np.setdiff1d(rows, held)
+    if isinstance(modality, Sequence) and len(held):
+        train = modality.apart(X, held)
     if weight is not None:  # rows without weight trained neither the model nor shall its baseline
         train = train[np.asarray(weight, float)[train] > 0]
-    return evaluate(model, X, train=train, test=held if len(held) else rows)
+    return evaluate(model, samples, train=train, test=held if len(held) else rows)
+
+
+def _as_samples(model: "BaseAutoencoder", dataset: "Dataset") -> "Dataset":
+    """Return the data with one sample an entry: long series and texts as their windows."""
+    from narrows.data.modalities import Sequence
+
+    if not isinstance(model.modality_, Sequence):
+        return dataset
+    X, y = model.modality_.samples(dataset.X, type(model).__name__), dataset.y
+    y = y if y is not None and len(y) == len(X) else None
+    return replace(dataset, X=X, y=y, modality=model.modality_.name)

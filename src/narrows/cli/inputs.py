@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
     from narrows.data.files import Dataset
 
-__all__ = ["model_folder", "open_model", "parse_size", "read_data", "read_rows"]
+__all__ = ["model_folder", "open_model", "parse_size", "read_data", "read_rows", "spans_of"]
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
@@ -30,9 +30,13 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 
 
 def read_data(
-    data: str, size: str | None = None, labels: str | None = None, aside: Sequence[str] = ()
+    data: str,
+    size: str | None = None,
+    labels: str | None = None,
+    aside: Sequence[str] = (),
+    whole: bool = False,
 ) -> "Dataset":
-    """Return a sample or what is at a path.
+    """Return a sample or what is at a path; a text file as one string if `whole`.
 
     Raises:
         UsageError: there is nothing of that name.
@@ -40,7 +44,7 @@ def read_data(
     from narrows.data.samples import open_data
 
     try:
-        return open_data(data, labels=labels, aside=aside, size=parse_size(size))
+        return open_data(data, labels=labels, aside=aside, size=parse_size(size), whole=whole)
     except FileError as error:
         if os.path.exists(data):
             raise
@@ -72,11 +76,24 @@ def open_model(run: Path) -> "BaseAutoencoder":
 
 
 def read_rows(model: "BaseAutoencoder", data: str, size: str | None) -> Any:
-    """Return data for a fitted model: of a table, the columns that it knows."""
+    """Return data for a fitted model: of a table, the columns that it knows, and the stamps."""
     import pyarrow as pa
 
-    X = read_data(data, size).X
-    names = model.modality_.feature_names
-    if isinstance(X, pa.Table) and names and set(names) <= set(X.column_names):
-        return X.select(names)
-    return X
+    modality = vars(model.modality_)
+    X = read_data(data, size, whole=modality.get("window", 0) > 0).X
+    names = [name for name in modality.get("columns", ()) if isinstance(name, str)]
+    if not isinstance(X, pa.Table) or not names or not set(names) <= set(X.column_names):
+        return X
+    if "window" in modality:
+        names += [field.name for field in X.schema if pa.types.is_temporal(field.type)]
+    return X.select(names)
+
+
+def spans_of(model: "BaseAutoencoder", X: Any) -> Any:
+    """Return where the windows of X lie in it; None where there are none."""
+    from narrows.data.modalities import Sequence
+
+    modality = model.modality_
+    if not isinstance(modality, Sequence) or not modality.window:
+        return None
+    return modality.spans(X)

@@ -23,6 +23,7 @@ __all__ = ["check_fit", "check_output", "write_samples", "write_values"]
 
 VALUES = (".npy", ".parquet", ".csv")
 IMAGES = (".png", "")
+TEXT = ".txt"
 SHEET = 256
 """Images on a contact sheet, at most."""
 TILE = 64
@@ -35,7 +36,7 @@ def check_output(out: Path, *, force: bool, images: bool = True, source: str = "
     Raises:
         UsageError: it is of no known format, exists, is the input, or cannot be written.
     """
-    kinds = (*VALUES, *IMAGES) if images else VALUES
+    kinds = (*VALUES, TEXT, *IMAGES) if images else VALUES
     if out.suffix.lower() not in kinds:
         folder = " or no extension, for a folder of images" if images else ""
         known = ", ".join(filter(None, kinds))
@@ -55,13 +56,17 @@ def check_output(out: Path, *, force: bool, images: bool = True, source: str = "
 
 
 def check_fit(out: Path, modality: "Modality") -> None:
-    """Refuse to write samples of this modality as images if they are none.
+    """Refuse to write samples of this modality as images or as text if they are none.
 
     Raises:
         UsageError: they are none.
     """
-    if out.suffix.lower() in IMAGES and modality.name != "image":
-        raise UsageError(f"These are no images: let --out end in {', '.join(VALUES)}.")
+    kind = out.suffix.lower()
+    if kind in IMAGES and modality.name != "image":
+        also = f", {TEXT}" if modality.symbols else ""
+        raise UsageError(f"These are no images: let --out end in {', '.join(VALUES)}{also}.")
+    if kind == TEXT and not modality.symbols:
+        raise UsageError(f"These are no texts: let --out end in {', '.join(VALUES)}.")
 
 
 def write_values(out: Path, values: "NDArray[Any]", names: list[str]) -> None:
@@ -75,10 +80,28 @@ def write_values(out: Path, values: "NDArray[Any]", names: list[str]) -> None:
         _write_table(out, pa.table(dict(zip(names, columns, strict=True))))
 
 
+def write_scores(out: Path, scores: "NDArray[Any]", spans: "NDArray[Any] | None") -> None:
+    """Write one score a sample; in a table, windows with their first step and the one after."""
+    import pyarrow as pa
+
+    if spans is None or out.suffix.lower() == ".npy":
+        write_values(out, scores, ["score"])
+        return
+    columns = dict(zip(("series", "start", "stop"), spans.T, strict=True))
+    _write_table(out, pa.table(columns | {"score": scores}))
+
+
 def write_samples(out: Path, samples: Any, modality: "Modality") -> int:
     """Write samples as `modality` decoded them; return how many: a sheet of images ends early."""
     import narwhals.stable.v2 as nw
+    import numpy as np
 
+    if modality.symbols:
+        texts = [samples] if isinstance(samples, str) else list(samples)
+        _write_texts(out, texts)
+        return len(texts)
+    if isinstance(samples, list):
+        samples = np.stack(samples)
     if out.suffix.lower() in IMAGES:
         samples = samples[:SHEET] if out.suffix else samples
         _write_images(out, _pixels(samples, vars(modality)["layout"]))
@@ -90,6 +113,19 @@ def write_samples(out: Path, samples: Any, modality: "Modality") -> int:
     else:
         _write_table(out, nw.from_native(samples, eager_only=True).to_arrow())
     return len(samples)
+
+
+def _write_texts(out: Path, texts: list[str]) -> None:
+    import numpy as np
+    import pyarrow as pa
+
+    if out.suffix.lower() == TEXT:
+        text = "\n".join(texts)
+        _write(out, io.BytesIO((text if text.endswith("\n") else f"{text}\n").encode()))
+    elif out.suffix.lower() == ".npy":
+        _write_array(out, np.array(texts, np.str_))
+    else:
+        _write_table(out, pa.table({"text": texts}))
 
 
 def _write_array(out: Path, array: "NDArray[Any]") -> None:

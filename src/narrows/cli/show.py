@@ -18,6 +18,8 @@ METRICS = {
     "explained_variance": "explained variance",
     "log_likelihood": "log-likelihood (nats)",
     "psnr": "PSNR (dB)",
+    "accuracy": "symbols that are right",
+    "exact": "strings that are right",
 }
 COLOURS = {"good": "green", "notice": "yellow", "problem": "red"}
 

@@ -25,12 +25,8 @@ def gaussian(x: Tensor, amount: float) -> Tensor:
 
 @corruption
 def masking(x: Tensor, amount: float) -> Tensor:
-    """Hide each value with probability `amount`: it becomes 0, the mean of standardised data.
-
-    A whole number stands for a symbol and becomes 1, the unknown one.
-    """
-    kept = torch.rand(x.shape, device=x.device) >= amount
-    return x * kept if x.is_floating_point() else torch.where(kept, x, 1)
+    """Set each value to zero with probability `amount`; zero is the mean of standardised data."""
+    return x * (torch.rand_like(x) >= amount)
 
 
 @corruption

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from narrows.data.images import read_images
 from narrows.data.paths import FORMATS, check, opened, reading, show, stem
 from narrows.data.tables import column_array, read_csv, read_parquet
+from narrows.data.texts import read_text
 from narrows.errors import DataError, FileError, ParameterError, nearest
 
 __all__ = ["FORMATS", "Dataset", "read"]
@@ -41,7 +42,7 @@ class Dataset:
     """Samples ready to fit, with what was set aside from them.
 
     Attributes:
-        X: A NumPy array whose first axis counts the samples, or a `pyarrow.Table`.
+        X: A NumPy array whose first axis counts the samples, a `pyarrow.Table`, or strings.
         y: One label a sample, or None.
         name: What to call the data.
         modality: The `modality` that an estimator should be given.
@@ -56,8 +57,12 @@ class Dataset:
 
     def describe(self) -> str:
         """Say in a few words what the data are: ``"150 rows × 4 columns, 3 classes"``."""
-        n, *shape = self.X.shape
-        if self.modality == "table":
+        if self.modality == "text":
+            return f"{_count(len(self.X))} strings"
+        n, *shape = np.shape(self.X)
+        if self.modality == "series":
+            text = f"{_count(n)} series of {' × '.join(map(str, shape))}"
+        elif self.modality == "table":
             text = f"{_count(n)} rows × {_count(*shape)} columns"
         else:
             image = self.modality == "image" or (self.X.dtype == np.uint8 and len(shape) > 1)
@@ -93,12 +98,14 @@ def read(
     labels: str | None = None,
     aside: Sequence[str] = (),
     size: Sequence[int] | None = None,
+    whole: bool = False,
 ) -> Dataset:
     """Read a file or a folder of images; the content decides the format, not the name.
 
     - **NumPy**: `.npy`, or `.npz` with an array called X, x_train or data, or one besides y.
     - **Tables**: `.csv` (UTF-8, one header line; comma, semicolon or tab; decimal commas
       between semicolons; also `.gz`) and `.parquet`. Empty cells are missing.
+    - **Text**: `.txt` (UTF-8), one string a line.
     - **Images**: one file, or a folder and its subfolders in the order of their paths, without
       names that begin with a dot. Several subfolders are classes. Grey stays grey, 16-bit grey
       is uint16, and all else becomes RGB without alpha, as does grey that lies beside colour.
@@ -109,6 +116,7 @@ def read(
         labels: The column, or array of an `.npz`, that holds the labels.
         aside: Columns, or arrays of an `.npz`, to keep out of `X` and in `columns`.
         size: `(height, width)` to resize every image to; without it, all must be of one size.
+        whole: Whether a text file is one string.
 
     Raises:
         FileError: If the file is missing, unreadable, damaged or of another format.
@@ -126,6 +134,8 @@ def read(
     if kind == "image":
         X, y = read_images(path, size)
         data = Dataset(X, y, path.resolve().name if path.is_dir() else stem(path), "image")
+    elif kind == "text":
+        data = Dataset(read_text(path, whole), name=stem(path), modality="text")
     elif kind == "npy":
         data = _read_npy(path)
     else:
@@ -147,14 +157,15 @@ def _kind(path: Path) -> str:
         head = stream.read(1024)
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     matches = (k for k, p in _CONTENT.items() if re.match(p, head, re.DOTALL))
-    kind = next(matches, "csv" if suffix in (".csv", ".tsv") else "unknown")
+    named = {".csv": "csv", ".tsv": "csv", ".txt": "text"}
+    kind = next(matches, named.get(suffix, "unknown"))
     if kind == "pickle" or suffix in _PICKLES:
         raise FileError(f"{show(path)} {_PICKLED}")
     if kind == "page":
         raise FileError(
             f"{show(path)} is an HTML or XML page, perhaps a failed download: fetch it again."
         )
-    if kind == "unknown" or (packed and kind != "csv"):
+    if kind == "unknown" or (packed and kind not in ("csv", "text")):
         found = f"{kind} inside gzip: unpack it" if packed else f"it begins with {head[:12]!r}"
         raise FileError(f"{show(path)} is of no known format ({found}). Expected {FORMATS}.")
     return kind

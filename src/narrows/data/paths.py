@@ -12,7 +12,7 @@ from narrows.errors import DataError, FileError, NarrowsError, nearest
 __all__ = ["FORMATS", "IMAGES", "check", "opened", "reading", "show", "stem"]
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
-FORMATS = f".npy, .npz, .csv, .tsv, .csv.gz, .parquet or images ({', '.join(IMAGES)})"
+FORMATS = f".npy, .npz, .csv, .tsv, .csv.gz, .parquet, .txt or images ({', '.join(IMAGES)})"
 
 
 def check(path: Path) -> None:

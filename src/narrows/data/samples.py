@@ -30,6 +30,7 @@ def open_data(
     labels: str | None = None,
     aside: Sequence[str] = (),
     size: Sequence[int] | None = None,
+    whole: bool = False,
 ) -> Dataset:
     """Load a sample if `data` is the name of one, else read the file or folder at that path.
 
@@ -45,7 +46,7 @@ def open_data(
             f"'{data}' is no sample and no path.{nearest(data, SAMPLES)} "
             f"Expected one of {', '.join(SAMPLES)}, or a file or folder: {FORMATS}."
         )
-    return read(path, labels=labels, aside=aside, size=size)
+    return read(path, labels=labels, aside=aside, size=size, whole=whole)
 
 
 def _digits() -> Dataset:

@@ -6,12 +6,11 @@ from typing import Any
 
 import narwhals.stable.v2 as nw
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 from narrows.base import BaseAutoencoder
 from narrows.data.frames import is_frame
-from narrows.data.modalities import Image
+from narrows.data.modalities import Image, Modality, Table
 from narrows.errors import DataError
 from narrows.evaluation.baseline import PrincipalComponents, most_rows
 from narrows.metrics.reconstruction import (
@@ -40,7 +39,7 @@ class Examples:
 
     Attributes:
         rows: where they lie in X.
-        original: one array, samples first, as the modality reads it; NaN where missing.
+        original: one array, samples first, NaN where missing; of text, the strings.
         model: the model's reconstructions.
         pca: PCA's.
         errors: of both for each sample, by "model" and "pca".
@@ -60,6 +59,8 @@ class Evaluation:
     Attributes:
         metrics: by "model" and "pca": "mse" in the user's squared units; "explained_variance" in
             the model's units, where every column counts alike; "psnr" of images in decibels;
+            "accuracy", the share of a text's symbols that are right, its ends among them, and
+            "exact", that of the strings (text is measured with a unit for each symbol);
             "log_likelihood", the mean over samples in nats, as a density in the user's units,
             where the model has a bound on it.
         held_out: whether the samples scored were kept from training.
@@ -69,7 +70,8 @@ class Evaluation:
         kept: numbers that the model keeps of a sample; of a discrete code, its integers.
         dimensions: numbers that PCA keeps of a sample: as many, or all there are if fewer.
         errors: mean squared error of each test sample, by "model" and "pca": in the user's units
-            for images, in the model's for tables.
+            for images, in the model's for all others.
+        scaled: whether the errors are in the model's units.
         columns: explained variance of each column of a table, by "model" and "pca".
         examples: the best, median and worst test samples by the model's error.
         typical: rows of test samples with neither small nor great errors.
@@ -91,6 +93,7 @@ class Evaluation:
     kept: int
     dimensions: int
     errors: dict[str, Array]
+    scaled: bool
     columns: dict[str, Array]
     examples: dict[str, Examples]
     typical: Rows
@@ -111,7 +114,8 @@ def evaluate(model: BaseAutoencoder, X: Any, *, train: ArrayLike, test: ArrayLik
 
     Args:
         model: a fitted estimator.
-        X: the data, in the form that `fit` got.
+        X: the data, in the form that `fit` got; of windows, what the modality's `samples` makes
+            of it.
         train: indices of the rows that the model was fitted to.
         test: indices of the rows to score; those of `train` again where none were held out.
 
@@ -119,12 +123,15 @@ def evaluate(model: BaseAutoencoder, X: Any, *, train: ArrayLike, test: ArrayLik
         DataError: there are no rows, or indices that X does not have.
     """
     train, test = _indices(train, "train"), _indices(test, "test")
+    if model.modality_.symbols:  # each is a unit of its own
+        test = _spread(test, most_rows(_width(model.modality_)))
     data = _Data(model, X, train, test)
     start = time.perf_counter()
     made = {"model": model.reconstruct(data.inside)}
     rate = len(test) / max(time.perf_counter() - start, 1e-9)
     made["pca"] = data.decode(data.pca.reconstruct(data.x))
     arrays = {name: data.read(reconstruction) for name, reconstruction in made.items()}
+    values = {name: data.modality.values(array) for name, array in arrays.items()}
     metrics = {name: data.score(array) for name, array in arrays.items()}
     for name, value in data.log_likelihoods(model).items():
         metrics[name]["log_likelihood"] = value
@@ -144,8 +151,11 @@ def evaluate(model: BaseAutoencoder, X: Any, *, train: ArrayLike, test: ArrayLik
         kept=model.codes_.shape[1],
         dimensions=len(data.pca.components),
         errors=errors,
-        columns={} if data.image else {k: data.columns(array) for k, array in arrays.items()},
-        examples=_examples(test, data.array, arrays, errors),
+        scaled=not data.image,
+        columns={k: explained_variances(data.values, v) for k, v in values.items()}
+        if isinstance(data.modality, Table)
+        else {},
+        examples=_examples(test, *data.shown(made, values), errors),
         typical=_typical(test, errors["model"]),
         rows=rows,
         codes=codes,
@@ -159,6 +169,8 @@ def evaluate(model: BaseAutoencoder, X: Any, *, train: ArrayLike, test: ArrayLik
 
 def take(X: Any, rows: Rows) -> Any:
     """Return rows of X in X's own form."""
+    if isinstance(X, list | tuple):
+        return [X[row] for row in rows]
     if is_frame(X):
         return nw.from_native(X, eager_only=True)[rows.tolist()].to_native()
     return np.asarray(X)[rows]
@@ -172,13 +184,14 @@ class _Data:
         self.image = isinstance(self.modality, Image)
         self.inside = take(X, test)
         self.array = self.read(self.inside)
-        inside = self.modality.encode(self.array)
-        self.x = inside.x.flatten(1).numpy()
-        self.observed = None if inside.mask is None else inside.mask.flatten(1).numpy()
-        self.scaled = self._scale(self.array)
-        self.fitted = _spread(train, most_rows(self.modality.n_features))
+        self.values = self.modality.values(self.array)
+        self.scaled = self.modality.scaled(self.array)
+        self.x = _filled(self.scaled)
+        missing = np.isnan(self.scaled).reshape(self.x.shape)
+        self.observed = (~missing).astype(np.float32) if missing.any() else None
+        self.fitted = _spread(train, most_rows(_width(self.modality)))
         learned = self.read(take(X, self.fitted))
-        seen = self.modality.encode(learned).x.flatten(1).numpy()
+        seen = _filled(self.modality.scaled(learned))
         self.pca = PrincipalComponents.fit(seen, model.codes_.shape[1])
         self.peak = _peak(self.array, learned) if self.image else 1.0
 
@@ -186,26 +199,35 @@ class _Data:
         return self.modality.read(X, self.owner)
 
     def decode(self, x: Array) -> Any:
-        return self.modality.decode(
-            torch.from_numpy(x).view(-1, *self.modality.shape), like=self.inside
-        )
+        return self.modality.unscaled(x, self.inside)
 
     def score(self, reconstruction: Array) -> dict[str, float]:
+        values, scaled = self.modality.values(reconstruction), self.modality.scaled(reconstruction)
         scores = {
-            "mse": mse(self.array, reconstruction),
-            "explained_variance": explained_variance(self.scaled, self._scale(reconstruction)),
+            "mse": mse(self.values, values),
+            "explained_variance": explained_variance(self.scaled, scaled),
         }
         if self.image:
-            scores["psnr"] = psnr(self.array, reconstruction, self.peak)
+            scores["psnr"] = psnr(self.values, values, self.peak)
+        if self.modality.symbols:
+            right = (self.values == values).all(2)
+            counted = self.modality.encode(self.array).x[:, 0].numpy() > 0
+            scores["accuracy"] = float(right[counted].mean())
+            scores["exact"] = float(right.all(1).mean())
         return scores
 
     def errors(self, reconstruction: Array) -> Array:
         if self.image:
             return sample_mse(self.array, reconstruction)
-        return sample_mse(self.scaled, self._scale(reconstruction))
+        return sample_mse(self.scaled, self.modality.scaled(reconstruction))
 
-    def columns(self, reconstruction: Array) -> Array:
-        return explained_variances(self.array, reconstruction)
+    def shown(
+        self, made: dict[str, Any], values: dict[str, Array]
+    ) -> tuple[Array, dict[str, Array]]:
+        """Return originals and reconstructions as they are shown."""
+        if not self.modality.symbols:
+            return self.values, values
+        return np.array(self.inside, object), {k: np.array(v, object) for k, v in made.items()}
 
     def log_likelihoods(self, model: BaseAutoencoder) -> dict[str, float]:
         """Return both where the model bounds log p(x): others would be compared unfairly.
@@ -222,10 +244,15 @@ class _Data:
         exact = self.pca.log_likelihood(self.x, self.observed) - offset
         return {"model": model.score(self.inside), "pca": float(exact.mean())}
 
-    def _scale(self, array: Array) -> Array:
-        """Return samples in the model's units, NaN where missing."""
-        x, mask, _ = self.modality.encode(array)
-        return (x if mask is None else x.masked_fill(mask == 0, torch.nan)).numpy()
+
+def _width(modality: Modality) -> int:
+    """Return the number of quantities in a sample."""
+    return modality.n_features * max(modality.symbols, 1)
+
+
+def _filled(scaled: Array) -> Array:
+    """Return samples ``(n, values)``, 0 where missing."""
+    return np.nan_to_num(scaled.reshape(len(scaled), -1))
 
 
 def _peak(array: Array, learned: Array) -> float:

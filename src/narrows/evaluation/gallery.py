@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from narrows.base import BaseAutoencoder
 from narrows.data.files import Dataset
-from narrows.data.modalities import Image
+from narrows.data.modalities import Image, Series, Table
 from narrows.errors import ContextError
 from narrows.evaluation.charts import heat, histogram, strip
 from narrows.evaluation.evaluate import Evaluation, Examples, take
@@ -17,6 +17,7 @@ from narrows.evaluation.latent_map import Groups, View, label_text, latent_map, 
 from narrows.evaluation.markup import Markup, broken, number, percent, plural, tag
 from narrows.evaluation.pictures import Ink, picture, sheet
 from narrows.evaluation.sections import figure, section
+from narrows.evaluation.sequences import beside, drawn_series, drawn_strings, strings_beside
 from narrows.parts.likelihoods import Bernoulli
 
 __all__ = ["Gallery"]
@@ -34,6 +35,10 @@ VALUES = 8
 """Columns of a row that are shown."""
 HISTOGRAMS = 6
 """Columns whose distribution is shown."""
+STRINGS = 24
+"""New strings that are shown."""
+SERIES = 6
+"""New series that are drawn."""
 FACTS = 6
 """Columns of a row that the map tells."""
 DECODED = 4_000_000
@@ -60,6 +65,16 @@ class Gallery:
         """Whether samples are pictures."""
         return isinstance(self.model.modality_, Image)
 
+    @property
+    def table(self) -> bool:
+        """Whether samples are rows of a table."""
+        return isinstance(self.model.modality_, Table)
+
+    @property
+    def text(self) -> bool:
+        """Whether samples are strings."""
+        return self.model.modality_.symbols > 0
+
     @cached_property
     def values(self) -> Array:
         """The samples on the map as one array, in the user's units."""
@@ -72,8 +87,12 @@ class Gallery:
 
     @cached_property
     def columns(self) -> list[str]:
-        """The names of a table's columns."""
-        names = self.model.modality_.feature_names
+        """The names of a table's columns, or of a series' channels."""
+        modality = self.model.modality_
+        if isinstance(modality, Series):
+            known = [str(name) for name in modality.columns]
+            return known or [f"channel {i}" for i in range(modality.shape[0])]
+        names = modality.feature_names
         return list(names) or [f"column {i}" for i in range(self.model.modality_.n_features)]
 
     @cached_property
@@ -105,7 +124,8 @@ class Gallery:
 
     def read(self, X: Any) -> Array:
         """Return samples in the user's form as one array."""
-        return self.model.modality_.read(X, self.name)
+        modality = self.model.modality_
+        return modality.values(modality.read(X, self.name))
 
     def label(self, row: int) -> str:
         """Return what a row is called: its number and its label."""
@@ -121,6 +141,17 @@ class Gallery:
         if self.image:
             body = [self._pictures(key, some) for key, some in self.evaluation.examples.items()]
             note += " Below each: the error of the model, and of PCA."
+        elif self.text:
+            body = [
+                strings_beside(k, some, self.label) for k, some in self.evaluation.examples.items()
+            ]
+        elif not self.table:
+            body = [
+                beside(key, some, self.columns, self.label)
+                for key, some in self.evaluation.examples.items()
+            ]
+            note += " Grey: the original. Blue: the model. Orange: PCA. Errors are in the model's "
+            note += "units, where a channel's spread is about 1."
         else:
             body = [self._values(key, some) for key, some in self.evaluation.examples.items()]
             note += f" Of each row, the {min(VALUES, len(self.columns))} columns furthest off."
@@ -152,8 +183,8 @@ class Gallery:
             rows=self.evaluation.rows,
             alt=f"Map of the codes of {plural(shown, 'sample')}",
             pixels=self.ink.draw(self.values, SPRITE) if self.image else None,
-            facts=None if self.image else self._facts(),
-            columns=self.columns[:FACTS],
+            facts=self._facts(),
+            columns=["text"] if self.text else self.columns[:FACTS] if self.table else [],
             plane=self._plane(view),
         )
         text = f"Every point is a sample, {plural(shown, 'in all', 'in all')}. {how} "
@@ -274,7 +305,12 @@ class Gallery:
         )
         return tag("table", caption, tag("thead", head), tag("tbody", rows), class_="values")
 
-    def _facts(self) -> list[list[str]]:
+    def _facts(self) -> list[list[str]] | None:
+        if self.text:
+            shown = take(self.dataset.X, self.evaluation.rows)
+            return [[text[:80].encode("utf-8", "replace").decode()] for text in shown]
+        if not self.table:
+            return None
         return [[number(float(value)) for value in row[:FACTS]] for row in self.values]
 
     # -- samples that never were -------------------------------------------------------------
@@ -293,6 +329,14 @@ class Gallery:
             alt = f"{count} new pictures by {self.name}"
             mosaic = self._mosaic(pixels, 10, alt)
             return figure(mosaic, f"{count} pictures that never were", f": {source}, decoded.")
+        if self.text:
+            texts = drawn_strings(self.model.sample(STRINGS))
+            return figure(texts, f"{STRINGS} strings that never were", f": {source}, decoded.")
+        if not self.table:
+            series = self.read(self.model.sample(SERIES))
+            names = [f"series {i + 1}" for i in range(SERIES)]
+            charts = drawn_series(series, self.columns, names)
+            return figure(charts, f"{SERIES} series that never were", f": {source}, decoded.")
         noise = not isinstance(self.model.net_.likelihood, Bernoulli)
         drawn = self.read(self.model.sample(ROWS_DRAWN, noise=noise))
         return self._histograms(drawn, f"{source}, decoded{' with noise' if noise else ''}")
@@ -340,10 +384,16 @@ class Gallery:
         if pair is None:
             return None
         a, b = (take(self.dataset.X, np.array([row])) for row in pair)
-        between = self.read(self.model.interpolate(a, b, STEPS))
+        way = self.model.interpolate(a, b, STEPS)
         names = [self.label(row) for row in pair]
         title = "From one to another"
         text = f": {names[0]} to {names[1]}, along a straight line between their codes."
+        if self.text:
+            return figure(drawn_strings(way), title, text)
+        between = self.read(way)
+        if not (self.image or self.table):
+            charts = drawn_series(between, self.columns, [f"step {i}" for i in range(STEPS)])
+            return figure(charts, title, text)
         if not self.image:
             return figure(self._passage_table(between), title, text)
         ends = [self.ink.draw(self.read(end), 64) for end in (a, b)]

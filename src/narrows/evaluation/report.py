@@ -64,7 +64,7 @@ def render(
     """
     name, diagnosis = type(model).__name__, model.diagnose()
     gallery = Gallery(model, dataset, evaluation)
-    columns = [] if gallery.image else gallery.columns
+    columns = gallery.columns if gallery.table else []
     main = tag(
         "main",
         _tiles(model, evaluation, diagnosis, seconds),
@@ -152,6 +152,9 @@ def _tiles(
     if "log_likelihood" in own:
         text = f"nats a sample, at least; PCA {number(pca['log_likelihood'])}"
         tiles.append(("log p(x)", number(own["log_likelihood"]), text))
+    elif "accuracy" in own:
+        text = f"of the symbols; PCA {percent(pca['accuracy'])}"
+        tiles.append(("right", percent(own["accuracy"]), text))
     elif "psnr" in own:
         tiles.append(("PSNR", f"{own['psnr']:.1f}", f"decibels; PCA {pca['psnr']:.1f}"))
     tiles += [

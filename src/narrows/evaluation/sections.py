@@ -33,8 +33,12 @@ TITLES = {
     "explained_variance": "Explained variance",
     "mse": "Mean squared error",
     "psnr": "Peak signal to noise, dB",
+    "accuracy": "Symbols that are right",
+    "exact": "Strings that are right",
     "log_likelihood": "log p(x), nats a sample",
 }
+
+SHARES = {"explained_variance", "accuracy", "exact"}
 
 
 def section(name: str, title: str, *children: Child) -> Markup:
@@ -189,7 +193,7 @@ def _table(name: str, evaluation: Evaluation) -> Markup:
 
 
 def _value(key: str, value: float, bound: bool = False) -> str:
-    if key == "explained_variance":
+    if key in SHARES:
         return percent(value)
     if key == "psnr" and np.isfinite(value):
         return f"{value:.2f}"
@@ -200,7 +204,7 @@ def _value(key: str, value: float, bound: bool = False) -> str:
 def _difference(key: str, model: float, pca: float) -> str:
     if not np.isfinite([model, pca]).all():
         return "–"
-    if key == "explained_variance":
+    if key in SHARES:
         text = f"{100 * (model - pca):+.1f} points"
     elif key == "mse" and pca <= 1e-12:
         text = "–"
@@ -219,7 +223,7 @@ def _spread(name: str, evaluation: Evaluation) -> Markup | None:
     if min(len(values) for _, values in pair) < 10:
         return None
     top = max(float(np.quantile(values, 0.98)) for _, values in pair)
-    units = "in the model's units" if evaluation.columns else "in squared units of the data"
+    units = "in the model's units" if evaluation.scaled else "in squared units of the data"
     chart = histogram(pair, 0.0, top, 24, f"Squared errors of samples: {name} and PCA", BROAD)
     return figure(chart, "Squared error of each sample", f", {units}", _key(name))
 

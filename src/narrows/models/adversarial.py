@@ -251,6 +251,8 @@ class VAEGAN(_Adversarial):
     (3, 4)
     """
 
+    calculates = True
+
     beta: NonNegative = 1.0
     gamma: NonNegative = 3.0
     r1: NonNegative = 10.0
@@ -266,7 +268,6 @@ class VAEGAN(_Adversarial):
                 "VAEGAN compares features of what is decoded, which have one scale: with "
                 "scale='predicted' nothing would predict it. Use 'optimal', 'learned' or a number."
             )
-        modality.refuse_symbols("A critic of samples")
         net = super().build(modality)
         if net.takes_any_length and len(modality.shape) > 1:
             raise ParameterError(

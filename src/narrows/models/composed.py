@@ -10,6 +10,7 @@ from narrows.data.modalities import Modality
 from narrows.data.sources import Batch
 from narrows.errors import ParameterError, nearest
 from narrows.fields import NonNegative, OneOf
+from narrows.fitting import refuse_symbols
 from narrows.net import Move, Net, Step, Terms
 from narrows.parts.latents import LATENTS, Latent
 from narrows.parts.penalties import PENALTIES, refuse_mixing
@@ -65,13 +66,12 @@ class ComposedAutoencoder(BaseAutoencoder):
 
     def build(self, modality: Modality) -> Net:
         """Refuse an encoder that mixes samples where a Jacobian is asked for."""
-        if self.corruption not in (None, "masking"):
-            modality.refuse_symbols(f"corruption='{self.corruption}'")
-        if {"jacobian", "jacobian_exact"} & set(self.penalties or {}):
-            modality.refuse_symbols("A Jacobian of the code")
         net = super().build(modality)
-        if {"decoder_jacobian", "jacobian", "jacobian_exact"} & set(self.penalties or {}):
+        penalties = set(self.penalties or {})
+        if {"decoder_jacobian", "jacobian", "jacobian_exact"} & penalties:
             refuse_mixing(net)
+        if self.corruption is not None or {"jacobian", "jacobian_exact"} & penalties:
+            refuse_symbols(self, modality)
         return net
 
     def objective(self, step: Step) -> Terms:

@@ -175,7 +175,7 @@ class ConditionalVAE(_Labelled, VAE):
             return super()._decode(codes, condition, plan)
         if not isinstance(given, Labels):
             return super()._decode(codes, torch.zeros(len(codes), given.width), plan)
-        if self.modality_.nominal:  # there is no mean of texts
+        if self.modality_.symbols:  # there is no mean of texts
             common = torch.eye(given.width)[given.shares.index(max(given.shares))]
             return super()._decode(codes, common.expand(len(codes), -1), plan)
         every = zip(given.shares, torch.eye(given.width), strict=True)

@@ -91,8 +91,7 @@ class DenoisingAutoencoder(Autoencoder):
     anomalies that shall be found.
 
     Args:
-        corruption: "gaussian" adds noise, "masking" sets values to the mean (symbols
-            to the unknown one), "salt_and_pepper"
+        corruption: "gaussian" adds noise, "masking" sets values to the mean, "salt_and_pepper"
             to the lowest or highest.
         noise: standard deviation, or share of the values, in the model's units.
 
@@ -107,14 +106,10 @@ class DenoisingAutoencoder(Autoencoder):
     (150, 4)
     """
 
+    calculates = True
+
     corruption: Annotated[str, OneOf(CORRUPTIONS)] = "gaussian"
     noise: NonNegative = 0.3
-
-    def build(self, modality: Modality) -> Net:
-        """Refuse a noise that means nothing for symbols."""
-        if self.corruption != "masking":
-            modality.refuse_symbols(f"corruption='{self.corruption}'")
-        return super().build(modality)
 
     def losses(self, batch: Batch) -> Iterator[Move]:
         """Show the encoder a corrupted x; the target stays clean."""

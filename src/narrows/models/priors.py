@@ -41,6 +41,8 @@ class VampPriorVAE(VAE):
     torch.Size([10, 2])
     """
 
+    calculates = True
+
     pseudo_inputs: Count = 64
 
     def latent(self) -> Gaussian:
@@ -54,7 +56,6 @@ class VampPriorVAE(VAE):
                 "VampPriorVAE encodes its pseudo-inputs beside the data, and batch_norm=True "
                 "would mix their statistics. Set batch_norm=False."
             )
-        modality.refuse_symbols("A prior of pseudo-inputs that learn")
         net = super().build(modality)
         shape = modality.shape
         net.latent = PseudoInputs(self.latent_dim, net.encoder, shape, self.pseudo_inputs)

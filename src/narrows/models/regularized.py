@@ -103,12 +103,13 @@ class ContractiveAutoencoder(Autoencoder):
     (150, 8)
     """
 
+    calculates = True
+
     contraction: NonNegative = 0.1
     jacobian: Literal["hutchinson", "exact"] = "hutchinson"
 
     def build(self, modality: Modality) -> Net:
-        """Refuse an encoder without the Jacobians that are asked for."""
-        modality.refuse_symbols("A Jacobian of the code")
+        """Refuse an encoder that mixes the samples whose Jacobians are asked for."""
         net = super().build(modality)
         refuse_mixing(net)
         return net

@@ -60,11 +60,12 @@ class ResidualAutoencoder(Autoencoder):
     ((150, 1), (150, 4))
     """
 
+    calculates = True
+
     skip_rank: Annotated[int, Ge(0)] | None = 2
 
     def build(self, modality: Modality) -> Net:
         """Lay the linear path beside the code."""
-        modality.refuse_symbols("A linear path from x to its reconstruction")
         net = super().build(modality)
         if self.skip_rank == 0:
             return net

@@ -50,15 +50,15 @@ class _Sequences(BaseAutoencoder):
 
     def build(self, modality: Modality) -> Net:
         """Refuse fields that could not act on such data."""
-        feedback = modality.nominal if self.feedback is None else self.feedback
+        feedback = bool(modality.symbols) if self.feedback is None else self.feedback
         support = LIKELIHOODS[likelihood_of(self, modality)].support
-        if feedback and support in ("counts", "levels") and not modality.nominal:
+        if feedback and support in ("counts", "levels") and not modality.symbols:
             self.refuse_set(["feedback"], "needs text or real-valued series, no whole numbers")
         if not feedback:
             self.refuse_set(["word_dropout", "teacher_forcing"], "has no effect without feedback")
-        if not (feedback and modality.nominal):
+        if not (feedback and modality.symbols):
             self.refuse_set(["beams"], "has no effect but on text with feedback")
-        if not modality.nominal:
+        if not modality.symbols:
             self.refuse_set(["temperature"], "has no effect but on text")
         return super().build(modality)
 

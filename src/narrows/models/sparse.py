@@ -60,6 +60,8 @@ class TopKAutoencoder(BaseAutoencoder):
     2
     """
 
+    calculates = True
+
     latent_dim: Count = 128
     architecture: Literal["linear"] = "linear"
     weight_decay: NonNegative = 0.0

@@ -86,6 +86,8 @@ class StackedAutoencoder(Autoencoder):
     ['layer_1', 'layer_2', 'nll', 'nll']
     """
 
+    calculates = True
+
     architecture: Literal["auto", "mlp", "conv"] = "auto"
     pretraining: Fraction = 0.5
     corruption: Annotated[str, OneOf(CORRUPTIONS)] | None = None

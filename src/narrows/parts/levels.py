@@ -70,8 +70,8 @@ class Categorical(Discrete):
         return torch.einsum("bk...,k->b...", shares, self.levels.to(shares.dtype))
 
     def error(self, out: Tensor, x: Tensor) -> Tensor:
-        """Return the squared error; of symbols 1 where another one is likelier than x."""
-        return (self.mean(out) != x).float() if self.nominal else super().error(out, x)
+        """Return the squared error; of symbols, 1 where the likeliest is wrong."""
+        return (self.mean(out) != x).to(out.dtype) if self.nominal else super().error(out, x)
 
     def sample(self, out: Tensor) -> Tensor:
         """Draw levels, by Gumbel's trick."""

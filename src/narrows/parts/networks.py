@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = [
     "ACTIVATIONS",
     "ARCHITECTURES",
-    "EMBEDDING",
     "GRIDS",
     "Architecture",
     "Decoder",
@@ -115,8 +114,6 @@ Architecture = Callable[..., tuple[nn.Module, nn.Module]]
 ARCHITECTURES: dict[str, Architecture] = {}
 GRIDS: dict[str, Callable[..., tuple[int, ...]]] = {}
 """By architecture: the grid of the last feature map, for a sample's shape and `hidden`."""
-EMBEDDING: set[str] = set()
-"""Architectures that read the numbers of symbols themselves; the others get them one-hot."""
 
 
 def architecture(build: Architecture) -> Architecture:

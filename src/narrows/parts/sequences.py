@@ -21,7 +21,7 @@ from narrows.parts.generation import (
     unroll,
     within,
 )
-from narrows.parts.networks import EMBEDDING, Sizes, architecture, initialise
+from narrows.parts.networks import Sizes, architecture, initialise
 
 if TYPE_CHECKING:
     from narrows.data.sources import Batch
@@ -36,7 +36,6 @@ BARE = (
 FOLLOWS = "An autoregressive decoder is scored on a target or runs by a Plan; give it one of them."
 KNOWN = 64
 """How many of the training samples' lengths are kept."""
-EMBEDDING |= {"gru", "lstm", "transformer"}
 
 
 # -- encoders ----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from narrows.data.conditions import CONDITIONS, Condition
 from narrows.data.scaling import Range
 from narrows.data.splits import Rows, split
 from narrows.data.whole import check_whole
-from narrows.errors import DataError, ParameterError
+from narrows.errors import DataError
 
 __all__ = ["MODALITIES", "Array", "Encoded", "Modality"]
 
@@ -49,8 +50,6 @@ class Modality(ABC):
     """The architecture where the user names none."""
     likelihood: ClassVar[str] = "gaussian"
     """The likelihood where the user names none."""
-    nominal: ClassVar[bool] = False
-    """Whether x holds numbers that stand for symbols, in no order: int64, below `levels`."""
 
     shape: tuple[int, ...] = ()
     center: tuple[float, ...] = ()
@@ -151,34 +150,33 @@ class Modality(ABC):
             return None, None
         return self.condition.encode(self.given(array, y), len(array))
 
-    def refuse_symbols(self, what: str) -> None:
-        """Refuse data whose values are symbols, for `what` moves values or differentiates by them.
-
-        Raises:
-            ParameterError: they are symbols.
-        """
-        if self.nominal:
-            raise ParameterError(
-                f"{what} needs values that can change a little, and those of modality="
-                f"'{self.name}' are symbols. Use another model, or another option of it."
-            )
-
     def samples(self, X: Any, owner: str) -> Any:
         """Return X with one sample an entry, in a form that `read` knows: long data in pieces."""
         del owner
         return X
 
     def values(self, array: Array) -> Array:
-        """Return the numbers of what `read` returned, samples first, NaN where missing."""
+        """Return what `read` returned as quantities, samples first, NaN where missing."""
         return array
 
-    def apart(self, array: Array, rows: Rows) -> Rows:
-        """Return the samples of `array` that have nothing in common with those in `rows`."""
-        return np.setdiff1d(np.arange(len(array)), rows)
+    def scaled(self, array: Array) -> Array:
+        """Return what `read` returned in the units of the model, NaN where missing."""
+        x, mask, _ = self.encode(array)
+        scaled: Array = (x if mask is None else x.masked_fill(mask == 0, torch.nan)).numpy()
+        return scaled
+
+    def unscaled(self, x: Array, like: Any) -> Any:
+        """Return quantities ``(n, values)`` in the units of the model as samples like these."""
+        return self.decode(torch.from_numpy(x).view(-1, *self.shape), like=like)
 
     @abstractmethod
     def as_batch(self, sample: Any) -> Any:
         """Return one sample as data with a single row; data of rows are left as they are."""
+
+    @property
+    def symbols(self) -> int:
+        """How many symbols there are where x are their numbers; 0 where x are quantities."""
+        return 0
 
     @property
     @abstractmethod

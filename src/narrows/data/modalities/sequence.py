@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,6 +27,9 @@ class Sequence(Modality):
         window: steps of a window; 0 where recordings are samples.
         stride: steps from one window to the next.
     """
+
+    ends: ClassVar[int] = 0
+    """Steps that a sample has beside those of its recording."""
 
     window: int = 0
     stride: int = 0
@@ -74,14 +77,14 @@ class Sequence(Modality):
             )
         return super().split(array, fraction, how, seed, groups)
 
-    def apart(self, array: Array, rows: Rows) -> Rows:
-        """Return the samples that share no step with those in `rows`."""
-        return np.flatnonzero(~overlapping(array["span"], rows))
+    def apart(self, X: Any, rows: Rows) -> Rows:
+        """Return the samples of X that share no step with those in `rows`."""
+        return np.flatnonzero(~overlapping(self.spans(X), rows))
 
     def check(self) -> None:
         """Refuse a state whose parts do not fit one another."""
         super().check()
-        fits = self.window in (0, self.shape[-1]) and 0 <= self.stride <= self.window
+        fits = self.window in (0, self.shape[-1] - self.ends) and 0 <= self.stride <= self.window
         if len(self.shape) != 2 or not fits or (self.stride == 0) != (self.window == 0):
             raise DataError("window, stride and shape of the modality do not fit one another.")
 

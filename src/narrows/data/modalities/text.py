@@ -14,7 +14,6 @@ from torch import Tensor
 from narrows.data.frames import is_frame
 from narrows.data.modalities.base import Array, Encoded
 from narrows.data.modalities.sequence import Sequence, check_windows
-from narrows.data.paths import check, reading
 from narrows.data.scaling import Range
 from narrows.data.symbols import (
     KINDS,
@@ -26,6 +25,7 @@ from narrows.data.symbols import (
     token_code,
     tokens_of,
 )
+from narrows.data.texts import read_text
 from narrows.data.windows import cut
 from narrows.errors import DataError, ParameterError
 
@@ -52,7 +52,7 @@ class Text(Sequence):
     name = "text"
     architecture = "mlp"
     likelihood = "categorical"
-    nominal = True
+    ends = 1
 
     kind: str = "characters"
     tokenizer: str = ""
@@ -79,14 +79,16 @@ class Text(Sequence):
             kind="" if tokenizer else kind, tokenizer=tokenizer, window=window, stride=stride
         )
         longest = window or max(form.lengths(X))
-        return replace(form, shape=(1, longest + 1), center=(0.0,), scale=(1.0,))
+        return replace(form, shape=(1, longest + cls.ends), center=(0.0,), scale=(1.0,))
 
     def read(self, X: Any, owner: str) -> Array:
         """Check the strings and their lengths; return codes, each string with its end."""
         coded = self._coded(X)
-        steps = self.shape[1] - 1
+        steps = self.shape[1] - self.ends
         spans = cut([len(each) for each in coded], self.window, self.stride)
-        array = np.empty(len(spans), [("values", np.int64, (steps + 1, 1)), ("span", np.int64, 3)])
+        array = np.empty(
+            len(spans), [("values", np.int64, (steps + self.ends, 1)), ("span", np.int64, 3)]
+        )
         array["values"], array["span"] = NOTHING, spans
         for values, (i, start, stop) in zip(array["values"][..., 0], spans.tolist(), strict=True):
             length = stop - start
@@ -119,7 +121,7 @@ class Text(Sequence):
     def counted(self, array: Array, support: str) -> "Text":
         """Return this modality with the number of its symbols."""
         del array, support
-        return replace(self, whole=True, levels=FIRST + len(self.vocabulary))
+        return replace(self, whole=True, levels=self.symbols)
 
     def encode(self, array: Array) -> Encoded:
         """Return the numbers of the symbols, ``(n, 1, steps)``."""
@@ -161,6 +163,21 @@ class Text(Sequence):
             for i, start, stop in self.spans(X).tolist()
         ]
 
+    def values(self, array: Array) -> Array:
+        """Return each symbol as a unit of its own, ``(n, steps, levels)``."""
+        hot = torch.nn.functional.one_hot(self.encode(array).x[:, 0], self.symbols)
+        values: Array = hot.to(torch.float32).numpy()
+        return values
+
+    def scaled(self, array: Array) -> Array:
+        """Return the same: symbols have no units."""
+        return self.values(array)
+
+    def unscaled(self, x: Array, like: Any) -> Any:
+        """Return the strings whose units come nearest to these."""
+        ids = x.reshape(len(x), -1, self.symbols).argmax(2)
+        return self.decode(torch.from_numpy(ids)[:, None], like=like)
+
     def as_batch(self, sample: Any) -> Any:
         """Return a string as a list of one."""
         return [sample] if isinstance(sample, str) else sample
@@ -174,8 +191,13 @@ class Text(Sequence):
         super().check()
         known = self.kind in KINDS or (self.kind == "" and self.tokenizer)
         texts = all(isinstance(symbol, str) for symbol in self.vocabulary)
-        if not known or not texts or self.levels != FIRST + len(self.vocabulary):
+        if not known or not texts or self.levels != self.symbols:
             raise DataError("the vocabulary of the modality and its levels do not fit.")
+
+    @property
+    def symbols(self) -> int:
+        """How many symbols there are: those of the vocabulary, and three with a meaning."""
+        return FIRST + len(self.vocabulary)
 
     @property
     def log_units(self) -> Tensor:
@@ -204,8 +226,8 @@ class Text(Sequence):
         return np.where(values == NOTHING, PAD, np.where(values == STOP, END, ids))
 
     def _symbols(self, ids: list[int]) -> list[str]:
-        """Return the symbols of these numbers, up to the end."""
-        ids = ids[: ids.index(END)] if END in ids else ids
+        """Return the symbols of these numbers, up to the end, which the last step can only be."""
+        ids = ids[: ids.index(END)] if END in ids else ids[:-1]
         return [UNKNOWN if i == STRANGE else self.vocabulary[i - FIRST] for i in ids if i != PAD]
 
     def _text(self, symbols: list[str]) -> str:
@@ -235,15 +257,13 @@ def strings(X: Any, whole: bool) -> list[str]:
         DataError: X is of another form, or an entry is no string.
     """
     if isinstance(X, str | os.PathLike):
-        text = X if isinstance(X, str) else read_text(Path(X))
-        if whole:
-            return [text]
-        if isinstance(X, str):
+        if isinstance(X, str) and not whole:
             raise DataError(
                 "X is one string. Give a list of strings, or set window= to cut it into pieces; "
                 "a file is given as a pathlib.Path."
             )
-        return text.splitlines()
+        text = X if isinstance(X, str) else read_text(Path(X), whole)
+        return [text] if isinstance(text, str) else text
     items = _items(X)
     for i, item in enumerate(items):
         if not isinstance(item, str):
@@ -254,17 +274,6 @@ def strings(X: Any, whole: bool) -> list[str]:
     if not len(items):
         raise DataError("Found a list with 0 sample(s) in X while a minimum of 1 is required.")
     return items
-
-
-def read_text(path: Path) -> str:
-    """Return the text of a file in UTF-8, without the mark that some programs begin it with.
-
-    Raises:
-        FileError: it is missing, empty, or no UTF-8.
-    """
-    check(path)
-    with reading(path):
-        return path.read_text("utf-8-sig")
 
 
 def _items(X: Any) -> list[Any]:
