@@ -1,5 +1,6 @@
 """Sequences: padding, attention, the steps of a likelihood, searches, collapse and repetition."""
 
+import copy
 from dataclasses import replace
 from functools import cache
 
@@ -251,6 +252,20 @@ def test_draws_follow_the_temperature():
     again = model.sample(20, noise=True, seed=1)
     assert again == model.sample(20, noise=True, seed=1)
     assert len(set(again)) > 10
+
+
+def test_beams_and_temperature_are_fields():
+    model = fitted("text", "lstm")
+    twins = [clone(model, beams=5), clone(model, temperature=0.1)]
+    codes = 3 * np.random.default_rng(0).normal(size=(40, 4))
+    assert twins[0].inverse_transform(codes) != model.inverse_transform(codes)
+    assert twins[1].sample(9, noise=True) != model.sample(9, noise=True)
+    assert twins[1].sample(9) == model.sample(9)
+
+
+def clone(model, **changes):
+    """The fitted model with other parameters that act after training."""
+    return copy.deepcopy(model).set_params(**changes)
 
 
 # -- what is learned ---------------------------------------------------------------------------
