@@ -6,7 +6,7 @@ runs in two forms, padded as it is and with pack_padded_sequence. Ours is Sequen
 the same layers; its batches hold series of about one length. All run in turn, several times; the
 table has the medians of the epochs' seconds and the ratio pair by pair.
 
-    python benchmarks/sequence_speed.py [--pairs 5] [--samples 4000] [--epochs 3]
+    python benchmarks/sequence_speed.py [--pairs 5] [--samples 1000] [--epochs 2]
 """
 
 import argparse
@@ -113,8 +113,8 @@ def ours(X: list[np.ndarray], epochs: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--samples", type=int, default=4000)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--epochs", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(1)
     X = series(given.samples)
