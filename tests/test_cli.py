@@ -508,3 +508,69 @@ def test_a_plan_survives_toml(tmp_path):
     again = Plan.read(path)
     assert again.fields == fields | {"hidden": [128, 64]}
     assert again.given() | {"fields": {}} == plan.given() | {"fields": {}}
+
+
+# -- series and text ---------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_a_recording_goes_in_and_comes_out_with_its_stamps():
+    steps = np.arange(300)
+    stamps = np.datetime64("2026-01-01", "us") + steps * np.timedelta64(1, "m")
+    table = pa.table({"time": stamps, "a": np.sin(steps / 5), "b": steps % 7, "bad": steps % 2})
+    pq.write_table(table, "sensors.parquet")
+    words = "fit sensors.parquet --modality series --window 32 --stride 8 --labels bad --epochs 2"
+    assert call(*words.split(), "--out", "run") == 0
+    told = json.loads(Path("run/metrics.json").read_text())
+    assert told["data"] == "sensors: 35 series of 32 × 2"
+    assert told["train"] + told["test"] < 35  # windows between the two parts are left out
+    assert call("reconstruct", "run", "sensors.parquet", "--out", "made.parquet") == 0
+    made = pq.read_table("made.parquet")
+    assert made.schema == table.schema.remove(3)
+    assert made["time"] == table["time"]
+    assert call("score", "run", "sensors.parquet", "--out", "scores.csv") == 0
+    scores = pyarrow.csv.read_csv("scores.csv")
+    assert scores.column_names == ["series", "start", "stop", "score"]
+    assert scores["start"].to_pylist() == [*range(0, 268, 8), 268]
+    assert call("encode", "run", "sensors.parquet", "--out", "codes.npy") == 0
+    assert np.load("codes.npy").shape == (35, 8)
+    assert call("score", "run", "sensors.parquet", "--out", "scores.npy") == 0
+    assert np.load("scores.npy").shape == (35,)
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_an_array_of_series_goes_in_and_comes_out():
+    X = np.random.default_rng(0).normal(size=(40, 12, 2)).cumsum(1)
+    np.save("series.npy", X)
+    assert call("fit", "series.npy", "--modality", "series", "--epochs", "2", "--out", "run") == 0
+    for words in ("reconstruct run series.npy", "sample run 40"):
+        assert call(*words.split(), "--out", "made.npy", "--force") == 0
+        assert np.load("made.npy").shape == X.shape
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_text_goes_in_and_comes_out(refused):
+    lines = ["one", "two", "", "three"] * 20
+    Path("corpus.txt").write_text("\n".join(lines) + "\n")
+    assert call("fit", "corpus.txt", "--modality", "text", "--epochs", "2", "--out", "run") == 0
+    assert json.loads(Path("run/metrics.json").read_text())["data"] == "corpus: 80 strings"
+    assert call("reconstruct", "run", "corpus.txt", "--out", "made.txt") == 0
+    assert Path("made.txt").read_text().count("\n") == 80
+    assert call("sample", "run", "3", "--out", "new.csv") == 0
+    assert pyarrow.csv.read_csv("new.csv").column_names == ["text"]
+    assert call("score", "run", "corpus.txt", "--out", "scores.csv") == 0
+    assert pyarrow.csv.read_csv("scores.csv").column_names == ["score"]
+    refused(2, ["no images", ".txt"], "sample", "run", "3", "--out", "new.png")
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_one_long_text_is_cut_into_windows(refused, iris_run):
+    text = "to be, or not to be: that is the question.\n" * 20
+    Path("play.txt").write_text(text)
+    assert call("fit", "play.txt", "--window", "16", "--epochs", "2", "--out", "run") == 0
+    assert call("reconstruct", "run", "play.txt", "--out", "made.txt") == 0
+    assert Path("made.txt").read_text().strip()
+    assert call("score", "run", "play.txt", "--out", "scores.csv") == 0
+    assert len(pyarrow.csv.read_csv("scores.csv")) == -(-len(text) // 16)
+    refused(2, ["no texts", ".npy"], "reconstruct", iris_run, "iris", "--out", "iris.txt")
+    refused(2, ["'window'", "modality='table'"], "fit", *IRIS, "--window", "5")

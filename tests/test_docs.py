@@ -64,6 +64,15 @@ def test_the_readme_runs(tmp_path, monkeypatch):
         exec(block, names)
 
 
+def test_the_page_on_data_runs():
+    names: dict = {}
+    for block in blocks("docs/data.md"):
+        exec(block, names)
+    assert names["anomaly"].shape == (2000,)
+    assert names["spans"].shape == (196, 3)
+    assert len(names["made"]) == 100
+
+
 @pytest.mark.parametrize("example", ["deep_autoencoder", "shallow_autoencoder"])
 def test_the_examples_run(example, tmp_path):
     figure = tmp_path / "figure.png"

@@ -17,6 +17,9 @@ BASE = {"latent_dim": 3, "epochs": 3, "batch_size": 16, "verbose": 0}
 # Another value for every field, with the partners that it needs.
 CHANGES = {
     "latent_dim": (5, {}),
+    "window": (1, {"modality": "series"}),  # of a recording, where there were rows
+    "stride": (1, {"modality": "series", "window": 2}),
+    "symbols": ("bytes", {"modality": "text"}),
     "scaling": ("robust", {}),
     "architecture": ("linear", {}),  # from the MLP that a table gets
     "hidden": ((12,), {}),
@@ -131,6 +134,15 @@ NEUTRAL = {
 }
 # Where a name means something else in another family.
 OWN_CHANGES = {
+    ("MaskedAutoencoder", "window"): (1, {"modality": "series", "architecture": "transformer"}),
+    ("MaskedAutoencoder", "stride"): (
+        1,
+        {"modality": "series", "architecture": "transformer", "window": 2},
+    ),
+    ("MaskedAutoencoder", "symbols"): (
+        "bytes",
+        {"modality": "text", "architecture": "transformer"},
+    ),
     ("ConditionalVAE", "alpha"): (5.0, {}),
     ("FlowVAE", "prior"): ("realnvp", {}),
     ("HierarchicalVAE", "kl_warmup"): (0.9, {}),
@@ -163,9 +175,9 @@ NOT_RECURRENT = {"batch_norm", "blocks", "tied", "linear_path", "downsampling"}
 # Combinations that a model refuses with a sentence; everything else must work.
 REFUSED = {
     "LinearAutoencoder": MLP_ONLY,
-    "TopKAutoencoder": MLP_ONLY,
-    "ContractiveAutoencoder": {"batch_norm"},
-    "VampPriorVAE": {"batch_norm", "free_bits"},
+    "TopKAutoencoder": MLP_ONLY | {"symbols"},
+    "ContractiveAutoencoder": {"batch_norm", "symbols"},
+    "VampPriorVAE": {"batch_norm", "free_bits", "symbols"},
     "FlowVAE": {"free_bits"},
     "BinaryAutoencoder": {"linear_path"},  # no code there is a linear map of x
     "CategoricalVAE": {"linear_path"},
@@ -174,8 +186,11 @@ REFUSED = {
     "ResidualVQVAE": {"linear_path"},
     "SimVQ": {"linear_path"},
     "SphericalVAE": {"free_bits", "linear_path"},
-    "StackedAutoencoder": {"linear_path"},  # its layers are trained on their own
+    "StackedAutoencoder": {"linear_path", "symbols"},  # its layers are trained on their own
     "VQVAE": {"linear_path"},
+    "DenoisingAutoencoder": {"symbols"},  # it calculates with x, as those beside it do
+    "ResidualAutoencoder": {"symbols"},
+    "VAEGAN": {"symbols"},
     # Its decoder reads more than the encoder's last layer gives.
     "HierarchicalVQVAE": {"linear_path", "tied"},
     "BetaTCVAE": {"capacity", "free_bits", "distortion"},
@@ -185,7 +200,7 @@ REFUSED = {
     # Beams and the temperature are for text.
     "SequenceAutoencoder": NOT_RECURRENT | {"beams", "temperature"},
     "SequenceVAE": NOT_RECURRENT | {"beams", "temperature"},
-    "MaskedAutoencoder": MLP_ONLY - {"activation", "dropout"},
+    "MaskedAutoencoder": (MLP_ONLY - {"activation", "dropout"}) | {"window", "stride", "symbols"},
 }
 
 
@@ -201,7 +216,10 @@ def _result(cls, text):
     X = X[:, 18:34] if "attention" in cls.annotations() else X  # long rows take long
     if options.get("modality") == "image":
         X = X.reshape(-1, 8, 8)
-    model = cls(**BASE | options).fit(X, load_digits().target[:64])
+    if options.get("modality") == "text":
+        X = ["".join(chr(97 + int(value)) for value in row[18:24]) for row in X]
+    windows = {(2, None): 32, (2, 1): 63}.get((options.get("window"), options.get("stride")), 64)
+    model = cls(**BASE | options).fit(X, load_digits().target[:windows])
     history = [{**row, "seconds": 0} for row in model.history_]
     return history, model.transform(X).tobytes(), model.score_samples(X).tobytes()
 

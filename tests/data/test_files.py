@@ -404,7 +404,8 @@ def lying(shape):
         ("a.npy", b"\n <html>", "HTML"),
         ("a.npy.gz", gzip.compress(npy(np.ones(3)), mtime=0), "npy inside gzip: unpack it"),
         ("a.xyz", b"hello", "no known format .*begins with b'hello'.*Expected .npy, .npz"),
-        ("a.txt", b"a,b\n1,2\n", "no known format"),
+        ("a.log", b"a,b\n1,2\n", "no known format"),
+        ("a.txt", b"", "empty"),
         (
             "a.pt",
             zipped("archive/data.pkl", pickle.dumps(Bomb())),

@@ -33,7 +33,7 @@ def report(model, dataset, command="narrows fit digits --model vae"):
     if dataset.modality != "auto":
         model.set_params(modality=dataset.modality)
     model.fit(dataset.X, dataset.y)
-    rows = np.arange(dataset.X.shape[0])
+    rows = np.arange(len(dataset.X))
     test = model.held_out_ if len(model.held_out_) else rows
     train = np.setdiff1d(rows, model.held_out_)
     found = evaluate(model, dataset.X, train=train, test=test)
@@ -217,6 +217,14 @@ CASES = {
     "one column": (LinearAutoencoder(), Dataset(REALS[:, :1], None, "r", "table")),
     "many columns": (VAE(), Dataset(RNG.standard_normal((40, 90)), None, "m", "table")),
     "no name": (VAE(), Dataset(REALS)),
+    "series": (VAE(), Dataset(RNG.standard_normal((40, 12, 2)), np.arange(40) % 2, "s", "series")),
+    "gaps": (VAE(), Dataset(np.where(REALS > 1, np.nan, REALS), None, "g", "series")),
+    "lengths": (
+        VAE(),
+        Dataset([row[: 1 + i % 5] for i, row in enumerate(REALS)], None, "l", "series"),
+    ),
+    "text": (VAE(), Dataset([EVIL, "", "two words", "é" * 300] * 10, None, "t", "text")),
+    "one string": (Autoencoder(), Dataset(["one"], None, "o", "text")),
 }
 
 
@@ -245,6 +253,26 @@ def test_text_of_users_cannot_become_markup():
     assert f"VAE on {' '.join(EVIL.split())}" in read.text
     assert EVIL in read.map["labels"]
     assert EVIL in read.map["columns"]
+
+
+def test_strings_are_shown_and_measured():
+    texts = ["<b>one</b>", "two & three", "four"] * 15
+    model = Autoencoder(latent_dim=8, hidden=(64,), batch_size=16)
+    page = report(model, Dataset(texts, None, "strings", "text"))
+    read = Page(page)
+    assert "45 strings" in read.text
+    assert "Symbols that are right" in read.text
+    assert "<b>one</b>" in read.text
+    assert {fact for facts in read.map["facts"] for fact in facts} == set(texts)
+
+
+def test_series_are_drawn_channel_by_channel():
+    X = np.sin(np.arange(20)[:, None] / 3 + np.arange(40)[:, None, None]) * [1, 100]
+    read = Page(report(VAE(latent_dim=2), Dataset(X, None, "waves", "series")))
+    alts = [a["aria-label"] for a in read.all("svg") if "aria-label" in a]
+    for kind in ("Best", "Median", "Worst"):
+        assert sum(alt.startswith(f"{kind}: channel") for alt in alts) == 2
+    assert "40 series of 20 × 2" in read.text
 
 
 def test_fields_that_differ():

@@ -84,8 +84,11 @@ def read_rows(model: "BaseAutoencoder", data: str, size: str | None) -> Any:
     names = [name for name in modality.get("columns", ()) if isinstance(name, str)]
     if not isinstance(X, pa.Table) or not names or not set(names) <= set(X.column_names):
         return X
-    if "window" in modality:
-        names += [field.name for field in X.schema if pa.types.is_temporal(field.type)]
+    if "window" in modality:  # its stamps stay where they are
+        known = iter(names)
+        stamps = {field.name for field in X.schema if pa.types.is_temporal(field.type)}
+        given = [name for name in X.column_names if name in stamps | set(names)]
+        names = [name if name in stamps else next(known) for name in given]
     return X.select(names)
 
 

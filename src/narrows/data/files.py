@@ -42,7 +42,8 @@ class Dataset:
     """Samples ready to fit, with what was set aside from them.
 
     Attributes:
-        X: A NumPy array whose first axis counts the samples, a `pyarrow.Table`, or strings.
+        X: A NumPy array whose first axis counts the samples, a `pyarrow.Table`, or a list of
+            strings or series.
         y: One label a sample, or None.
         name: What to call the data.
         modality: The `modality` that an estimator should be given.
@@ -57,9 +58,10 @@ class Dataset:
 
     def describe(self) -> str:
         """Say in a few words what the data are: ``"150 rows × 4 columns, 3 classes"``."""
-        if self.modality == "text":
-            return f"{_count(len(self.X))} strings"
-        n, *shape = np.shape(self.X)
+        if isinstance(self.X, list):
+            kind = "strings" if self.modality == "text" else "series of their own lengths"
+            return f"{_count(len(self.X))} {kind}"
+        n, *shape = self.X.shape
         if self.modality == "series":
             text = f"{_count(n)} series of {' × '.join(map(str, shape))}"
         elif self.modality == "table":

@@ -54,12 +54,13 @@ def codes_of(text: str, kind: str, tokenizer: str, where: str) -> Codes:
     if tokenizer:
         return np.array(_opened(tokenizer).encode(text).ids, np.int64)
     try:
-        return np.fromiter(map(code_of, KINDS[kind](text)), np.int64)
+        text.encode("utf-8", "surrogateescape" if kind == "bytes" else "strict")
     except UnicodeEncodeError as error:
         raise DataError(
             f"{where} holds half a character (a lone surrogate) at position {error.start}. Read "
             "the text as UTF-8."
         ) from error
+    return np.fromiter(map(code_of, KINDS[kind](text)), np.int64)
 
 
 def text_of(symbols: Sequence[str], kind: str, tokenizer: str, errors: str = "replace") -> str:

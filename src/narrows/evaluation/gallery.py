@@ -127,6 +127,11 @@ class Gallery:
         modality = self.model.modality_
         return modality.values(modality.read(X, self.name))
 
+    def _standard(self, X: Any) -> Array:
+        """Return series in the model's units, ``(n, steps, channels)``."""
+        modality = self.model.modality_
+        return modality.scaled(modality.read(X, self.name)).transpose(0, 2, 1)
+
     def label(self, row: int) -> str:
         """Return what a row is called: its number and its label."""
         text = f"row {number(row, 12)}"
@@ -333,10 +338,11 @@ class Gallery:
             texts = drawn_strings(self.model.sample(STRINGS))
             return figure(texts, f"{STRINGS} strings that never were", f": {source}, decoded.")
         if not self.table:
-            series = self.read(self.model.sample(SERIES))
+            series = self._standard(self.model.sample(SERIES))
             names = [f"series {i + 1}" for i in range(SERIES)]
             charts = drawn_series(series, self.columns, names)
-            return figure(charts, f"{SERIES} series that never were", f": {source}, decoded.")
+            text = f": {source}, decoded. Channels are in the model's units; the first is blue."
+            return figure(charts, f"{SERIES} series that never were", text)
         noise = not isinstance(self.model.net_.likelihood, Bernoulli)
         drawn = self.read(self.model.sample(ROWS_DRAWN, noise=noise))
         return self._histograms(drawn, f"{source}, decoded{' with noise' if noise else ''}")
@@ -390,10 +396,10 @@ class Gallery:
         text = f": {names[0]} to {names[1]}, along a straight line between their codes."
         if self.text:
             return figure(drawn_strings(way), title, text)
-        between = self.read(way)
         if not (self.image or self.table):
-            charts = drawn_series(between, self.columns, [f"step {i}" for i in range(STEPS)])
-            return figure(charts, title, text)
+            steps = [f"step {i}" for i in range(STEPS)]
+            return figure(drawn_series(self._standard(way), self.columns, steps), title, text)
+        between = self.read(way)
         if not self.image:
             return figure(self._passage_table(between), title, text)
         ends = [self.ink.draw(self.read(end), 64) for end in (a, b)]

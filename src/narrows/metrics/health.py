@@ -263,7 +263,8 @@ def _course(history: Sequence[dict[str, float]]) -> list[Finding]:
         text = f"The error still fell by {fall:.0%} in the last {tail} epochs."
         findings.append(Finding("underfitting", "notice", text, "More epochs would improve it."))
     if len(held):
-        rise, gap = held[-1] / held.min() - 1, held[-1] / max(train[-1], 1e-12)
+        least = max(held.min(), 1e-4 * held.max(), 1e-12)  # an error of symbols may be 0
+        rise, gap = held[-1] / least - 1, held[-1] / max(train[-1], 1e-12)
         fell = train[-1] < train[held.argmin()]  # a rising price of the code raises both errors
         if rise > 0.1 and fell:
             text = (

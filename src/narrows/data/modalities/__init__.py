@@ -54,8 +54,9 @@ def modality_of(X: Any, name: str = "auto", **fields: Any) -> Modality:
             )
     describe: Callable[..., Modality] = kind.describe
     modality = describe(X, **given)
-    named = isinstance(modality, Table) and name == "table"
-    return replace(modality, missing=True) if named else modality
+    if isinstance(modality, Table) and name == "table":
+        return replace(modality, missing=True)
+    return modality
 
 
 def read_by(kind: type[Modality]) -> set[str]:

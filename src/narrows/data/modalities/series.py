@@ -27,8 +27,8 @@ from narrows.errors import DataError
 __all__ = ["Series"]
 
 FORMS = (
-    "series (n, steps, channels), (n, steps), or a list of arrays (steps, channels); with window=, "
-    "also one recording: a data frame, (steps, channels) or (steps,)"
+    "series (n, steps, channels) or (n, steps), or a list of arrays (steps, channels); with "
+    "window=, also one recording: a data frame, (steps, channels) or (steps,)"
 )
 
 
@@ -107,7 +107,8 @@ class Series(Sequence):
         values = log_counts(values) if target == "log" else values
         unseen = np.isnan(values).all(0)
         if unseen.any():
-            which = self.columns[unseen.argmax()] if self.columns else unseen.argmax()
+            first = int(unseen.argmax())
+            which = self.columns[first] if self.columns else first
             raise DataError(
                 f"Every value of channel {which!r} of X is missing: there is nothing to learn "
                 "from. Drop it."
@@ -271,7 +272,7 @@ class Series(Sequence):
         """Return the series of a list, all with or all without an axis of channels."""
         if not len(X):
             raise DataError("Found a list with 0 sample(s) in X while a minimum of 1 is required.")
-        made = []
+        made: list[Array] = []
         for i, item in enumerate(X):
             if is_frame(item):
                 raise DataError(
