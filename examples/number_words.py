@@ -12,11 +12,10 @@ import numpy as np
 
 from narrows import SequenceAutoencoder
 
-ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen"
-).split()
-TENS = ["", "", *"twenty thirty forty fifty sixty seventy eighty ninety".split()]
+SMALL = "zero one two three four five six seven eight nine ten eleven twelve thirteen"
+TEENS = "fourteen fifteen sixteen seventeen eighteen nineteen"
+ROUND = "twenty thirty forty fifty sixty seventy eighty ninety"
+ONES, TENS = f"{SMALL} {TEENS}".split(), ["", "", *ROUND.split()]
 
 
 def in_words(n: int) -> str:
