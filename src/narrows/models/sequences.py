@@ -46,6 +46,7 @@ class _Sequences(BaseAutoencoder):
     teacher_forcing: Fraction | Literal[1] = 1
     beams: Count = 1
     temperature: Positive = 1.0
+    learning_rate: Positive = 5e-3
     weight_decay: NonNegative = 0.01
 
     def build(self, modality: Modality) -> Net:
