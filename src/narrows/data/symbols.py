@@ -15,7 +15,17 @@ from narrows.errors import DataError, FileError, MissingExtraError, ParameterErr
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["KINDS", "Codes", "code_of", "codes_of", "read_tokenizer", "text_of"]
+__all__ = [
+    "KINDS",
+    "UNKNOWN",
+    "Codes",
+    "code_of",
+    "codes_of",
+    "read_tokenizer",
+    "text_of",
+    "token_code",
+    "tokens_of",
+]
 
 Codes = NDArray[np.int64]
 """A number for each symbol, which depends on nothing but the symbol."""
