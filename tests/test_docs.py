@@ -71,6 +71,7 @@ def test_the_page_on_data_runs():
     assert names["anomaly"].shape == (2000,)
     assert names["spans"].shape == (196, 3)
     assert len(names["made"]) == 100
+    assert names["back"] == ["straits"]
 
 
 @pytest.mark.parametrize("example", ["deep_autoencoder", "shallow_autoencoder"])
