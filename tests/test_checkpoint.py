@@ -84,6 +84,8 @@ def options_of(cls, variant):
     if cls in (
         narrows.ContractiveAutoencoder,
         narrows.MaskedAutoencoder,
+        narrows.SequenceAutoencoder,
+        narrows.SequenceVAE,
         narrows.VampPriorVAE,
     ):
         options.pop("batch_norm", None)

@@ -71,6 +71,7 @@ def test_the_page_on_data_runs():
     assert names["anomaly"].shape == (2000,)
     assert names["spans"].shape == (196, 3)
     assert len(names["made"]) == 100
+    assert names["back"] == ["straits"]
 
 
 def test_the_example_of_a_graph_runs(tmp_path):
@@ -90,3 +91,10 @@ def test_the_examples_run(example, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "held out" in done.stdout
     assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_example_of_strings_runs():
+    command = [sys.executable, ROOT / "examples" / "number_words.py", "--epochs", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "come back exactly" in done.stdout

@@ -121,6 +121,13 @@ CHANGES = {
     "posterior": ("planar", {}),
     "flows": (2, {}),
     "gradient": ("doubly_reparametrised", {}),
+    "bidirectional": (True, {}),
+    "feedback": (True, {}),
+    "attention": (True, {}),
+    "reverse": (True, {}),
+    "word_dropout": (0.5, {"feedback": True}),
+    "teacher_forcing": (0.0, {"feedback": True}),
+    "beams": (3, {}),
     "pretraining": (0.0, {"epochs": 6}),
     "decoder": ("mlp", {}),
     "feature_weight": (5.0, {}),
@@ -149,6 +156,15 @@ OWN_CHANGES = {
     ("FlowVAE", "prior"): ("normal", {"posterior": "iaf"}),
     ("HierarchicalVAE", "kl_warmup"): (0.9, {}),
     ("HierarchicalVAE", "levels"): (3, {}),
+    **{
+        (name, field): change
+        for name in ("SequenceAutoencoder", "SequenceVAE")
+        for field, change in {
+            "activation": ("tanh", {"architecture": "transformer"}),
+            "architecture": ("gru", {}),
+            "heads": (2, {"architecture": "transformer"}),
+        }.items()
+    },
     ("StackedAutoencoder", "architecture"): ("mlp", {"modality": "image", "hidden": (4,)}),
     ("StackedAutoencoder", "corruption"): ("masking", {"epochs": 6}),
     ("StackedAutoencoder", "noise"): (0.9, {"corruption": "gaussian", "epochs": 6}),
@@ -179,6 +195,7 @@ MLP_ONLY = {
     "architecture",
     "downsampling",
 }
+NOT_RECURRENT = {"batch_norm", "blocks", "tied", "linear_path", "downsampling"}
 # Combinations that a model refuses with a sentence; everything else must work.
 REFUSED = {
     "LinearAutoencoder": MLP_ONLY,
@@ -204,6 +221,9 @@ REFUSED = {
     "InfoVAE": {"beta"},
     "RegularizedAutoencoder": {"linear_path", "tied"},
     "ConditionalVAE": {"condition", "tied"},
+    # Beams and the temperature are for text.
+    "SequenceAutoencoder": NOT_RECURRENT | {"beams", "temperature"},
+    "SequenceVAE": NOT_RECURRENT | {"beams", "temperature"},
     "MaskedAutoencoder": (MLP_ONLY - {"activation", "dropout"}) | {"window", "stride", "symbols"},
     "UNetAutoencoder": {"architecture", "linear_path", "tied"},
     "GraphAutoencoder": NOT_OF_GRAPHS,
@@ -228,6 +248,7 @@ def result(cls, **options):
 def _result(cls, text):
     options = ast.literal_eval(text)
     X = load_digits().data[:64].astype(np.float32)
+    X = X[:, 18:34] if "attention" in cls.annotations() else X  # long rows take long
     if options.get("modality") == "image":
         X = X.reshape(-1, 8, 8)
     if options.get("modality") == "text":

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -29,10 +30,12 @@ from narrows.fitting import (
     epochs,
     sources,
     start_latent,
+    start_lengths,
     start_output,
 )
 from narrows.metrics.health import Diagnosis, book_usage, diagnose, fit_of_prior
 from narrows.net import Move, Net, Player, Stage, Step, Terms, forms, outline
+from narrows.parts.generation import Plan
 from narrows.parts.latents import DiagonalGaussian, Distribution, Latent
 from narrows.parts.principal import start_path
 from narrows.progress import Display
@@ -119,6 +122,10 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         """
         del epochs
         return [Stage(self.net_, self.players(), self.losses)]
+
+    def plan(self, noise: bool = False) -> Plan:
+        """Return how decoders of sequences run on by themselves."""
+        return Plan(noise)
 
     def prepare(self, source: InMemory) -> None:
         """Look at the training samples before the first step; nothing by default."""
@@ -224,10 +231,9 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         """Return what the model makes of X, in X's own type, shape and units; deterministic."""
         check_is_fitted(self)
 
-        def mean(batch: Batch) -> Tensor:
-            return self.net_.likelihood.mean(self.net_(batch).out)
-
-        return self.modality_.explained.decode(self._map(X, mean, y), like=X)
+        plan = self.plan()
+        made = self._map(X, lambda batch: self.net_.reconstruct(batch, plan), y)
+        return self.modality_.explained.decode(made, like=X)
 
     def score_samples(self, X: Any, y: Any = None) -> Array:
         """Return a score of each sample in nats, ``(n,)``: higher = more normal.
@@ -287,7 +293,8 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
                 codes = self._unpacked(kept)
             else:
                 codes = self._prior_codes(prior, n, wanted)
-            out = self._decode(codes, wanted, noise)
+            plan = replace(self.plan(noise), lengths=self.net_.lengths(n))
+            out = self._decode(codes, wanted, plan)
             return self.modality_.explained.decode(out, condition=wanted)
 
     def interpolate(self, a: Any, b: Any, steps: int = 10) -> Any:
@@ -403,6 +410,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
             start_output(self.net_, source)
             start_path(self.net_, source)
             start_latent(self.net_, source)
+            start_lengths(self.net_, source)
         else:
             with torch.device("meta"):
                 wanted = self.build(self.modality_)
@@ -418,6 +426,9 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
                 )
         self.net_.to(device)
         source, held = source.to(device), held and held.to(device)
+        for part in (source, held):
+            if part is not None:
+                part.trims = self.net_.takes_any_length
         self.prepare(source)
         return source, held
 
@@ -482,6 +493,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         check_is_fitted(self)
         array = self.modality_.read(X, type(self).__name__)
         source = self.modality_.source(array, y)
+        source.trims = self.net_.takes_any_length
         return self._slices(source, function, torch.arange(len(source)))
 
     def _wanted(self, condition: Any, n: int) -> Tensor | None:
@@ -531,16 +543,17 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
 
     @torch.inference_mode()
     def _decode(
-        self, codes: Tensor, condition: Tensor | None = None, noise: bool = False
+        self, codes: Tensor, condition: Tensor | None = None, plan: Plan | None = None
     ) -> Tensor:
         """Return samples in the modality's units for codes of any number."""
         self.net_.eval()
-        likelihood, device = self.net_.likelihood, self._device()
-        finish = likelihood.sample if noise else likelihood.mean
-        given = [codes] if condition is None else [codes, condition]
-        most = at_once(self.modality_.shape)
-        parts = zip(*(tensor.to(device).split(most) for tensor in given), strict=True)
-        outs = [finish(self.net_.decoded(z, None, *context)) for z, *context in parts]
+        device, plan = self._device(), plan or replace(self.plan(), lengths=self.net_.lengths())
+        lengths = None if plan.lengths is None else plan.lengths.expand(len(codes))
+        outs = []
+        for rows in torch.arange(len(codes)).split(at_once(self.modality_.shape)):
+            own = plan if lengths is None else replace(plan, lengths=lengths[rows.to(device)])
+            context = () if condition is None else (condition[rows].to(device),)
+            outs.append(self.net_.generate(codes[rows].to(device), own, *context))
         return torch.cat(outs).float().cpu()
 
     def _device(self) -> torch.device:

@@ -39,6 +39,7 @@ __all__ = [
     "refuse_symbols",
     "sources",
     "start_latent",
+    "start_lengths",
     "start_output",
     "takes_linear_path",
 ]
@@ -290,7 +291,8 @@ def assemble(
         latent.settle(grid)
     more = 0 if modality.condition is None else modality.condition.width
     units, *places = latent.decoded_shape or latent.code_shape
-    sizes = Sizes((channels + more, *rest), latent.width, (units + more, *places), out)
+    seen, decoded = (channels + more, *rest), (units + more, *places)
+    sizes = Sizes(seen, latent.width, decoded, out, likelihood)
     encoder, decoder = networks(model, modality, sizes, architectures)
     if modality.condition is not None:
         encoder, decoder = ConditionedEncoder(encoder), ConditionedDecoder(decoder)
@@ -408,6 +410,7 @@ def start_output(net: Net, source: InMemory) -> None:
     parameters = dict(net.decoder.named_parameters())
     biases = [name for name in parameters if name.endswith("bias")]
     x = source.x if source.target is None else source.target
+    x = x if x.is_floating_point() else x.float()
     channels = net.likelihood.channels
     for dims in ((0,), (0, *range(2, x.ndim))):
         values = channels * prod(size for i, size in enumerate(x.shape) if i not in dims)
@@ -418,6 +421,12 @@ def start_output(net: Net, source: InMemory) -> None:
             if net.likelihood.quiet and weight is not None:
                 weight.mul_(QUIET)
             return
+
+
+def start_lengths(net: Net, source: InMemory) -> None:
+    """Let a decoder of sequences know how long the training samples are."""
+    if net.writer is not None and source.lengths is not None:
+        net.writer.know(source.lengths)
 
 
 @torch.no_grad()

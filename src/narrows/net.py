@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from narrows.data.sources import Batch
+from narrows.parts.conditions import ConditionedEncoder
+from narrows.parts.generation import Plan
 from narrows.parts.latents import Latent, Posterior
 from narrows.parts.likelihoods import Likelihood
+from narrows.parts.sequences import SequenceDecoder, SequenceEncoder
 
 __all__ = ["Move", "Net", "Player", "Running", "Stage", "Step", "Terms", "forms", "outline"]
 
@@ -124,7 +127,59 @@ class Net(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Return E[x | z] for bare codes."""
-        return self.likelihood.mean(self.decoded(z))
+        return self.generate(z, Plan())
+
+    def generate(self, z: Tensor, plan: Plan, *context: Any) -> Tensor:
+        """Return samples for codes, in the target's units: E[x | z], or what the plan says.
+
+        A decoder of sequences runs on by itself, each step following from the ones it wrote.
+        """
+        if self.writer is None:
+            out = self.decoded(z, None, *context)
+            return self.likelihood.sample(out) if plan.noise else self.likelihood.mean(out)
+        made: Tensor = self.decoder(self.latent.seen(z), plan, *context)
+        return made
+
+    def reconstruct(self, batch: Batch, plan: Plan) -> Tensor:
+        """Return what the net makes of samples, in the target's units; sequences as they are long.
+
+        No step of a sequence is decoded from the true ones before it.
+        """
+        if self.writer is None:
+            return self.likelihood.mean(self(batch).out)
+        batch = replace(batch, condition=self.condition(batch), known=None)
+        h, context = self.encode(batch)
+        z, _ = self.latent(h)
+        return self.generate(z, replace(plan, lengths=batch.lengths), *context)
+
+    @property
+    def writer(self) -> SequenceDecoder | None:
+        """The decoder where it writes sequences, whatever it is wrapped in; else None."""
+        modules = self.decoder.modules()
+        return next((m for m in modules if isinstance(m, SequenceDecoder)), None)
+
+    @property
+    def takes_any_length(self) -> bool:
+        """Whether sequences of a batch need only be padded to the longest one of it."""
+        inner = (
+            self.encoder.children()
+            if isinstance(self.encoder, ConditionedEncoder)
+            else (self.encoder,)
+        )
+        return self.writer is not None and any(isinstance(m, SequenceEncoder) for m in inner)
+
+    def lengths(self, n: int | None = None) -> Tensor | None:
+        """Return n lengths like those of the training samples, or their median; None if all equal.
+
+        They are drawn from torch's random state.
+        """
+        if self.writer is None or self.writer.symbols:
+            return None
+        known = self.writer.lengths
+        if (known == self.writer.steps).all():
+            return None
+        draws = torch.tensor([len(known) // 2]) if n is None else torch.randint(len(known), (n,))
+        return known[draws.to(known.device)]
 
     def elbo(self, batch: Batch, noise: Tensor | None) -> Tensor:
         """Return the bound on log p(x) in nats, ``(batch,)``: -nll - kl, in expectation over z.

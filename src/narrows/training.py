@@ -63,7 +63,7 @@ class Training:
         self.device = source.x.device
         self.stages = model.stages(epochs)
         self.stage = self.stages[0]
-        self.optimizers = optimizers(model, self.stage)
+        self.optimizers, self.clocks = optimizers(model, self.stage), clocks(self.stage)
         self.compiled = self.repays() if model.compile == "auto" else model.compile
         self.compiled &= epochs is not None  # a single pass repays no graph
         self.graph: Graph | None = None
@@ -95,7 +95,7 @@ class Training:
         if stage is not self.stage:
             skipped = self.skipped
             self.stage, self.optimizers = stage, optimizers(self.model, stage)
-            self.graph = None
+            self.graph, self.clocks = None, clocks(stage)
             next(iter(self.optimizers.values())).skipped.fill_(skipped)
 
     def length(self, stage: Stage) -> int:
@@ -159,8 +159,8 @@ class Training:
             factor = (done + 1) / (warmup * total + 1)
             if progress >= warmup:
                 factor = SCHEDULES[self.model.schedule]((progress - warmup) / (1 - warmup))
-        self.stage.net.progress.fill_(progress)
-        self.stage.net.latent.progress.fill_(progress)
+        for clock in self.clocks:
+            clock.fill_(progress)
         for optimizer in self.optimizers.values():
             optimizer.rate.fill_(optimizer.base_rate * factor)
             if done % CLEARED == 0:
@@ -339,6 +339,11 @@ class Log:
             f"of epoch {training.epoch + 1}; {good}. Lower learning_rate (now "
             f"{training.model.learning_rate}), set gradient_clip, or look for extreme values in X."
         )
+
+
+def clocks(stage: Stage) -> list[Tensor]:
+    """Return the buffers of a stage's net that hold how far it is."""
+    return [b for name, b in stage.net.named_buffers() if name.rpartition(".")[2] == "progress"]
 
 
 def total(move: Move, weight: Tensor | None) -> tuple[Tensor, Terms]:

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "InMemory"]
 
+PADDED = ("x", "mask", "target")
+"""What has the steps of sequences on its last axis."""
+POOL = 50
+"""Batches whose samples are sorted by length: enough for neighbours that are alike."""
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -62,6 +67,8 @@ class InMemory:
         known: ``(n,)`` or None.
         target: what the likelihood explains, shaped like x; None where it is x.
         lengths: number of true steps of each padded sequence, ``(n,)``, or None.
+        trims: whether batches are as wide as their longest sequence, which then stand with others
+            of about their length; else all are as wide as the source.
     """
 
     def __init__(
@@ -73,20 +80,23 @@ class InMemory:
         known: Tensor | None = None,
         target: Tensor | None = None,
         lengths: Tensor | None = None,
+        trims: bool = False,
     ) -> None:
         self.x, self.mask, self.weight, self.lengths = x, mask, weight, lengths
         self.condition, self.known, self.target = condition, known, target
+        self.trims = trims
 
     def __len__(self) -> int:
         return len(self.x)
 
     def to(self, device: torch.device) -> "InMemory":
         """Return the source with its samples on a device."""
-        return InMemory(**{name: t.to(device) for name, t in self.tensors().items()})
+        tensors = {name: t.to(device) for name, t in self.tensors().items()}
+        return InMemory(**tensors, trims=self.trims)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors that there are, by name."""
-        return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+        return {name: t for name, t in vars(self).items() if isinstance(t, Tensor)}
 
     def steps(self, batch_size: int) -> int:
         """Return the number of batches of an epoch; a last one of a single sample is merged."""
@@ -99,13 +109,22 @@ class InMemory:
         """Yield an epoch of batches: in a fresh random order, or in order without a generator."""
         n, steps = len(self), self.steps(batch_size)
         order = torch.arange(n) if generator is None else torch.randperm(n, generator=generator)
+        places = torch.arange(steps)
+        if generator is not None and self.trims and self.lengths is not None:
+            order = alike(order, self.lengths.cpu(), POOL * batch_size)
+            places = torch.randperm(steps, generator=generator)
         order = order.to(self.x.device)
-        for i in range(steps):
+        for i in places.tolist():
             yield self.take(order[i * batch_size : (i + 1) * batch_size if i < steps - 1 else n])
 
     def take(self, rows: Tensor) -> Batch:
         """Return the batch of these rows."""
-        taken = {name: t.index_select(0, rows) for name, t in self.tensors().items()}
+        tensors = self.tensors()
+        if self.trims and self.lengths is not None:
+            longest = int(self.lengths.index_select(0, rows).max())
+            padded = {name for name in PADDED if name in tensors}
+            tensors |= {name: tensors[name].narrow(-1, 0, longest) for name in padded}
+        taken = {name: t.index_select(0, rows) for name, t in tensors.items()}
         found: dict[str, Any] = {"target": taken["x"], "index": rows} | taken
         return Batch(**found)
 
@@ -120,3 +139,9 @@ class InMemory:
         for part in rows.split(size):
             full = torch.cat([part, part[:1].expand(-len(part) % multiple)])
             yield self.take(full), torch.arange(len(part))
+
+
+def alike(order: Tensor, lengths: Tensor, pool: int) -> Tensor:
+    """Return a random order in which each `pool` of samples is sorted by length."""
+    key = torch.arange(len(order)) // pool * (lengths.max() + 1) + lengths[order]
+    return order[key.argsort(stable=True)]

@@ -237,7 +237,7 @@ def _units(active: NDArray[np.bool_], variational: bool) -> Finding:
     units, used = len(active), int(active.sum())
     if used == 0:
         remedy = (
-            "Lower beta, or use scale='optimal': the likelihood's scale is too wide."
+            "Lower beta, set free_bits, or use scale='optimal' where the likelihood's is too wide."
             if variational
             else "Lower the penalties or the learning rate, or train longer."
         )

@@ -31,6 +31,7 @@ from narrows.models.regularized import (
 )
 from narrows.models.residual import ResidualAutoencoder
 from narrows.models.semisupervised import SemiSupervisedAdversarialAutoencoder
+from narrows.models.sequences import SequenceAutoencoder, SequenceVAE
 from narrows.models.sparse import TopKAutoencoder
 from narrows.models.spherical import SphericalVAE
 from narrows.models.stacked import StackedAutoencoder
@@ -66,6 +67,8 @@ __all__ = [
     "ResidualAutoencoder",
     "ResidualVQVAE",
     "SemiSupervisedAdversarialAutoencoder",
+    "SequenceAutoencoder",
+    "SequenceVAE",
     "SimVQ",
     "SparseAutoencoder",
     "SphericalVAE",

@@ -294,6 +294,11 @@ class VAEGAN(_Adversarial):
             )
         net, shape = super().build(modality), modality.shape
         name = modality.architecture if self.architecture == "auto" else self.architecture
+        if net.takes_any_length and len(shape) > 1:
+            raise ParameterError(
+                "VAEGAN's critic sees samples of one size, and architecture="
+                f"'{name}' sequences of any length. Use architecture='mlp'."
+            )
         critic = self._new_critic((prod(shape),) if name in ("linear", "mlp") else shape)
         size = prod(critic.features(torch.zeros(1, *shape)).shape)
         net.critic, net.features = critic, Features(size, self.scale)

@@ -19,6 +19,7 @@ from narrows.fields import Positive
 from narrows.fitting import networks
 from narrows.models.variational import VAE
 from narrows.net import Net, Step, Terms
+from narrows.parts.generation import Plan
 from narrows.parts.networks import Sizes
 
 __all__ = ["ConditionalVAE"]
@@ -167,13 +168,16 @@ class ConditionalVAE(_Labelled, VAE):
         return self.net_.get_buffer("examples").cpu()[torch.randint(EXAMPLES, (n,))]
 
     def _decode(
-        self, codes: Tensor, condition: Tensor | None = None, noise: bool = False
+        self, codes: Tensor, condition: Tensor | None = None, plan: Plan | None = None
     ) -> Tensor:
         given = self.modality_.condition
         if condition is not None or given is None:
-            return super()._decode(codes, condition, noise)
+            return super()._decode(codes, condition, plan)
         if not isinstance(given, Labels):
-            return super()._decode(codes, torch.zeros(len(codes), given.width), noise)
+            return super()._decode(codes, torch.zeros(len(codes), given.width), plan)
+        if self.modality_.symbols:  # there is no mean of texts
+            common = torch.eye(given.width)[given.shares.index(max(given.shares))]
+            return super()._decode(codes, common.expand(len(codes), -1), plan)
         every = zip(given.shares, torch.eye(given.width), strict=True)
         decoded = (
             p * super(ConditionalVAE, self)._decode(codes, y.expand(len(codes), -1))

@@ -24,6 +24,7 @@ from narrows.fitting import assemble, likelihood_of
 from narrows.models.adversarial import _Matching
 from narrows.models.variational import VAE
 from narrows.net import Net, Step, Terms
+from narrows.parts.generation import Plan
 from narrows.parts.graphs import ALL_PAIRS, LINK_DECODERS, LinkDecoder, area, gcn, linear
 from narrows.parts.latents import Point
 from narrows.parts.likelihoods import LIKELIHOODS, Bernoulli
@@ -253,11 +254,11 @@ class _GraphModel(BaseAutoencoder):
 
     @torch.inference_mode()
     def _decode(
-        self, codes: Tensor, condition: Tensor | None = None, noise: bool = False
+        self, codes: Tensor, condition: Tensor | None = None, plan: Plan | None = None
     ) -> Tensor:
         """Return the links of one graph whose nodes have these codes, ``(nodes, nodes)``.
 
-        They are probabilities or, with noise, draws of zeros and ones.
+        They are probabilities or, where noise is planned, draws of zeros and ones.
         """
         del condition
         if len(codes) > ALL_PAIRS:
@@ -269,7 +270,7 @@ class _GraphModel(BaseAutoencoder):
         rows = max(1, 2**20 // len(z))
         found = torch.cat([net.probability(net.links.table(part, z)) for part in z.split(rows)])
         found = found.cpu().triu(1)
-        found = torch.bernoulli(found) if noise else found
+        found = torch.bernoulli(found) if plan and plan.noise else found
         return found + found.t()
 
     @torch.inference_mode()

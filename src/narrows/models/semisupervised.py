@@ -15,6 +15,7 @@ from narrows.fields import Count, NonNegative
 from narrows.models.adversarial import _Matching
 from narrows.models.conditional import _Labelled
 from narrows.net import Net, Step, Terms
+from narrows.parts.generation import Plan
 from narrows.parts.latents import Distribution
 from narrows.parts.matched import Matched
 from narrows.parts.mixtures import GaussianMixture
@@ -118,10 +119,10 @@ class SemiSupervisedAdversarialAutoencoder(_Labelled, _Matching):
         return each + self.net_.get_buffer("shares").log()
 
     def _decode(
-        self, codes: Tensor, condition: Tensor | None = None, noise: bool = False
+        self, codes: Tensor, condition: Tensor | None = None, plan: Plan | None = None
     ) -> Tensor:
         del condition  # the code itself tells
-        return super()._decode(codes, None, noise)
+        return super()._decode(codes, None, plan)
 
     @property
     def _mixture(self) -> GaussianMixture:

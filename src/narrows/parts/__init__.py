@@ -1,5 +1,6 @@
 """Pure torch building blocks: architectures, latents, likelihoods, penalties."""
 
-from narrows.parts import convolutions, counts, levels  # they register what they offer
+# They register what they hold.
+from narrows.parts import convolutions, counts, levels, sequences
 
-__all__ = ["convolutions", "counts", "levels"]
+__all__ = ["convolutions", "counts", "levels", "sequences"]

@@ -115,7 +115,8 @@ class Discrete(Likelihood):
 
     def nll(self, out: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return -log p(x | z) in nats, summed over the observed values: ``(batch,)``."""
-        log_prob = self.log_prob(out.to(x.dtype), x)
+        whole = out.to(x.dtype) if x.is_floating_point() else out.float()
+        log_prob = self.log_prob(whole, x)
         return -(log_prob if mask is None else log_prob * mask).flatten(1).sum(1)
 
     def log_prob(self, out: Tensor, x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from narrows.errors import ParameterError
 
 if TYPE_CHECKING:
     from narrows.data.sources import Batch
+    from narrows.parts.likelihoods import Likelihood
 
 __all__ = [
     "ACTIVATIONS",
@@ -68,6 +69,7 @@ class Sizes:
         h: what the encoder puts out.
         z: what the decoder sees.
         out: what the decoder puts out.
+        likelihood: what reads it, for decoders that go on from what it makes of it.
         symbols: how many symbols there are where x are their numbers; 0 for other x.
     """
 
@@ -75,6 +77,7 @@ class Sizes:
     h: tuple[int, ...]
     z: tuple[int, ...]
     out: tuple[int, ...]
+    likelihood: "Likelihood | None" = None
     symbols: int = 0
 
 

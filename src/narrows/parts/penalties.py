@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from narrows.errors import ParameterError
 from narrows.parts import divergences
+from narrows.parts.transformers import Block
 
 if TYPE_CHECKING:
     from narrows.net import Net, Step
@@ -67,11 +68,16 @@ def weights(module: nn.Module) -> Tensor:
 
 
 def refuse_mixing(net: "Net") -> None:
-    """Refuse a Jacobian of samples that batch normalisation mixes.
+    """Refuse a Jacobian of samples that batch normalisation mixes, or that torch cannot take.
 
     Raises:
-        ParameterError: the encoder normalises over the batch.
+        ParameterError: the encoder normalises over the batch, or is of LSTMs or Transformers.
     """
+    if any(isinstance(module, nn.LSTM | Block) for module in net.modules()):
+        raise ParameterError(
+            "A Jacobian penalty needs derivatives that torch does not have for LSTMs and "
+            "Transformers. Use architecture='gru' or 'mlp'."
+        )
     if any(
         isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.encoder.modules()
     ):

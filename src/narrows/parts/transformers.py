@@ -120,19 +120,39 @@ class Block(nn.Module):
         )
         self.dropout = Dropout(dropout) if dropout else nn.Identity()
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return the tokens, each having seen the others: ``(batch, count, width)``."""
-        tokens = tokens + self.dropout(self.attention(self.before_attention(tokens)))
+    def forward(self, tokens: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Return the tokens, each having seen the others: ``(batch, count, width)``.
+
+        `seen` is True for those that may be seen, ``(batch, count)``; None for all of them.
+        """
+        query, key, value = self.parts(tokens)
+        mask = None if seen is None else seen[:, None, None]
+        return self.add(tokens, F.scaled_dot_product_attention(query, key, value, mask))
+
+    def follow(
+        self, tokens: Tensor, past: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the tokens, each having seen those before it, and what later ones see of all.
+
+        Either many tokens come without a past, or one comes after those that `past` tells of.
+        """
+        query, key, value = self.parts(tokens)
+        if past:
+            key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
+        taken = F.scaled_dot_product_attention(query, key, value, is_causal=not past)
+        return self.add(tokens, taken), (key, value)
+
+    def parts(self, tokens: Tensor) -> Tensor:
+        """Return queries, keys and values, ``(3, batch, heads, count, width / heads)``."""
+        parts = self.query_key_value(self.before_attention(tokens))
+        split: Tensor = parts.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return split
+
+    def add(self, tokens: Tensor, taken: Tensor) -> Tensor:
+        """Return the tokens with what they took, and what the dense layer makes of that."""
+        tokens = tokens + self.dropout(self.mix(taken.transpose(1, 2).flatten(2)))
         added: Tensor = self.dropout(self.dense(self.before_dense(tokens)))
         return tokens + added
-
-    def attention(self, tokens: Tensor) -> Tensor:
-        """Return what each token takes from all of them."""
-        parts = self.query_key_value(tokens).unflatten(2, (3, self.heads, -1))
-        query, key, value = parts.permute(2, 0, 3, 1, 4)
-        taken = F.scaled_dot_product_attention(query, key, value)
-        mixed: Tensor = self.mix(taken.transpose(1, 2).flatten(2))
-        return mixed
 
 
 class TokensEncoder(nn.Module):

@@ -142,7 +142,8 @@ class Series(Sequence):
     def decode(self, x: Tensor, like: Any = None, condition: Tensor | None = None) -> Any:
         """Undo the scaling; of windows, put the recordings `like` together, means of overlaps.
 
-        Without `like` there are as many steps as in the longest series, or in a window.
+        Without `like` there are as many steps as in the longest series, or in a window; in a list,
+        each series ends before the values that are NaN.
         """
         del condition
         values = x.double().numpy().transpose(0, 2, 1) * np.array(self.scale)
@@ -151,7 +152,10 @@ class Series(Sequence):
         if like is None:
             made = values.astype(np.float32)
             made = np.ascontiguousarray(made[..., 0] if self.flat else made)
-            return list(made) if self.listed and not self.window else made
+            if not self.listed or self.window:
+                return made
+            ends = (~np.isnan(values[..., 0])).sum(1)
+            return [each[:end] for each, end in zip(made, ends, strict=True)]
         made = join(values, self.spans(like), self.lengths(like))
         return self._restored(made, like)
 
