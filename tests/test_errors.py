@@ -346,7 +346,7 @@ BAD_PARAMETERS = [
     ("hidden", "4", "a tuple of ints ≥ 1 or None. Got '4'"),
     ("activation", "rellu", r"one of .*'relu'.* Got 'rellu' instead. Did you mean 'relu'\?"),
     ("likelihood", "gausian", r"one of .* Did you mean 'gaussian'\?"),
-    ("architecture", "resnet", "one of 'auto', 'linear', 'mlp', 'conv'. Got 'resnet'"),
+    ("architecture", "resnet", "one of 'auto', .*'mlp', 'conv'.* Got 'resnet'"),
     ("modality", "tabel", r"'table'.* Did you mean 'table'\?"),
     ("scaling", "min-max", r"Did you mean 'minmax'\?"),
     ("schedule", "cos", "one of 'constant', 'linear', 'cosine'. Got 'cos'"),

@@ -165,7 +165,8 @@ def make(case, **changes):
     cls, options = CASES[case]
     name = options["architecture"]
     small = {"latent_dim": 3, "epochs": 5, "batch_size": 32, "learning_rate": 0.01}
-    if name in ARCHITECTURES and "hidden" in inspect.signature(ARCHITECTURES[name]).parameters:
+    build = None if cls is narrows.MaskedAutoencoder else ARCHITECTURES.get(name)
+    if build is not None and "hidden" in inspect.signature(build).parameters:
         small["hidden"] = SMALL.get(name)
     if cls in GRAPH_MODELS:
         small |= {"hidden": (16,) if name == "gcn" else None, "learning_rate": 0.02}

@@ -143,14 +143,10 @@ NEUTRAL = {
 }
 # Where a name means something else in another family.
 OWN_CHANGES = {
-    ("MaskedAutoencoder", "window"): (1, {"modality": "series", "architecture": "transformer"}),
+    ("MaskedAutoencoder", "window"): (2, {"modality": "series", "architecture": "transformer"}),
     ("MaskedAutoencoder", "stride"): (
         1,
         {"modality": "series", "architecture": "transformer", "window": 2},
-    ),
-    ("MaskedAutoencoder", "symbols"): (
-        "bytes",
-        {"modality": "text", "architecture": "transformer"},
     ),
     ("ConditionalVAE", "alpha"): (5.0, {}),
     ("FlowVAE", "prior"): ("normal", {"posterior": "iaf"}),
@@ -224,8 +220,8 @@ REFUSED = {
     # Beams and the temperature are for text.
     "SequenceAutoencoder": NOT_RECURRENT | {"beams", "temperature"},
     "SequenceVAE": NOT_RECURRENT | {"beams", "temperature"},
-    "MaskedAutoencoder": (MLP_ONLY - {"activation", "dropout"}) | {"window", "stride", "symbols"},
-    "UNetAutoencoder": {"architecture", "linear_path", "tied"},
+    "MaskedAutoencoder": (MLP_ONLY - {"activation", "dropout"}) | {"symbols"},
+    "UNetAutoencoder": {"architecture", "linear_path", "tied", "symbols"},
     "GraphAutoencoder": NOT_OF_GRAPHS,
     "AdversarialGraphAutoencoder": NOT_OF_GRAPHS,
     "VariationalGraphAutoencoder": NOT_OF_GRAPHS | {"distortion"},

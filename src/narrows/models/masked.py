@@ -94,6 +94,8 @@ class MaskedAutoencoder(BaseAutoencoder):
     (150, 32)
     """
 
+    calculates = True
+
     latent_dim: Count = 32
     architecture: Literal["transformer"] = "transformer"
     mask_ratio: Fraction = 0.75
