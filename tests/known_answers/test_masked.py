@@ -172,7 +172,8 @@ def test_hidden_cells_are_told_from_the_others_they_depend_on():
     pairs = rng.standard_normal((600, 3))
     X = np.concatenate([pairs, -pairs], 1)
     model = narrows.MaskedAutoencoder(
-        latent_dim=8, width=16, depth=1, heads=2, mask_ratio=1 / 6, epochs=40, learning_rate=1e-2
+        **{"latent_dim": 8, "width": 16, "depth": 1, "heads": 2, "mask_ratio": 1 / 6},
+        **{"epochs": 40, "learning_rate": 1e-2, "batch_size": 128},
     ).fit(X)
     assert model.history_[0]["validation_mse"] > 0.3
     assert model.history_[-1]["validation_mse"] < 0.05

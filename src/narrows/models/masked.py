@@ -11,7 +11,7 @@ from narrows.base import BaseAutoencoder
 from narrows.data.modalities import Modality
 from narrows.data.sources import Batch
 from narrows.errors import ContextError
-from narrows.fields import Count, Fraction
+from narrows.fields import Count, Fraction, Positive
 from narrows.fitting import assemble
 from narrows.net import Move, Net, Step
 from narrows.parts.latents import Point
@@ -80,7 +80,7 @@ class MaskedAutoencoder(BaseAutoencoder):
         patch_size: side of the patches of a series, image or volume; None takes an eighth of an
             image's longest side, a 64th of a series, a quarter of a volume's longest side.
         width: size of a token inside the Transformers.
-        depth: blocks of the encoder; the decoder has one.
+        depth: blocks of the encoder; the decoder has two.
         heads: attention heads; they divide the width.
 
     References:
@@ -103,6 +103,8 @@ class MaskedAutoencoder(BaseAutoencoder):
     width: Count = 64
     depth: Count = 3
     heads: Count = 4
+    batch_size: Count = 64
+    learning_rate: Positive = 4e-3
 
     def latent(self) -> Point:
         """Return a point code."""

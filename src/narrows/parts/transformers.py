@@ -1,6 +1,6 @@
 """Transformers: samples as tokens, pre-norm blocks, and an encoder that sees a part of them."""
 
-from math import ceil, prod
+from math import ceil, pi, prod
 from typing import TYPE_CHECKING
 
 import torch
@@ -201,7 +201,7 @@ class TokensDecoder(nn.Module):
         self.bottom = nn.Linear(dim, width)
         self.mask = nn.Parameter(0.02 * torch.randn(width))
         self.positions = nn.Parameter(positions(tokens, width))
-        self.blocks = nn.Sequential(*blocks(1, width, heads, **options))
+        self.blocks = nn.Sequential(*blocks(2, width, heads, **options))
         self.norm = nn.LayerNorm(width)
         self.head = TokenWise(tokens, width, channels * tokens.values)
 
@@ -232,7 +232,7 @@ def transformer(
     activation: str = "silu",
     dropout: float = 0.0,
 ) -> tuple[TokensEncoder, TokensDecoder]:
-    """Build an encoder of tokens and a lighter decoder of one block.
+    """Build an encoder of tokens and a decoder of two blocks.
 
     Raises:
         ParameterError: the heads do not divide the width, or the sizes fit neither.
@@ -265,14 +265,19 @@ def positions(tokens: Tokens, width: int) -> Tensor:
     """Return where positions start to learn: waves for patches, noise for cells, which differ."""
     if not tokens.grid:
         return 0.5 * torch.randn(tokens.count, width)
-    return waves(tokens.grid, width)
+    return waves(tokens.grid, width, pi / 2, max(tokens.grid))  # even the slowest tells places
 
 
-def waves(grid: tuple[int, ...], width: int) -> Tensor:
-    """Return sines and cosines of all coordinates, ``(places, width)``."""
+def waves(
+    grid: tuple[int, ...], width: int, fastest: float = 1.0, slower: float = 100.0
+) -> Tensor:
+    """Return sines and cosines of all coordinates, ``(places, width)``.
+
+    Their rates fall from the fastest, in radians a step, to almost so many times slower.
+    """
     places = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float32) for n in grid))
     each = ceil(width / (2 * len(grid)))
-    rates = 100.0 ** -(torch.arange(each) / each)
+    rates = fastest * float(slower) ** -(torch.arange(each) / each)
     angles = (places.view(-1, len(grid), 1) * rates).flatten(1)
     return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)[:, :width]
 
