@@ -184,7 +184,10 @@ class TokensEncoder(nn.Module):
 class TokensDecoder(nn.Module):
     """From codes of tokens that were seen to the values of those that are asked for.
 
-    Each one asked for is a mask token at its place, and only these are read out.
+    Each one asked for is a mask token at its place, and only these are read out. They see what was
+    seen and not one another, so that no answer depends on what else is asked for.
+
+    Rethinking Patch Dependence for Masked Autoencoders (Fu et al., 2024).
     """
 
     def __init__(
@@ -217,7 +220,11 @@ class TokensDecoder(nn.Module):
         """Return the tokens asked for, 0 elsewhere: ``(batch, count, channels * values)``."""
         known = self.bottom(codes) + self.positions[seen]
         query = self.mask + self.positions[asked]
-        tokens = self.norm(self.blocks(torch.cat([known, query], 1))[:, seen.shape[1] :])
+        tokens = torch.cat([known, query], 1)
+        visible = torch.arange(tokens.shape[1], device=tokens.device) < seen.shape[1]
+        for block in self.blocks:
+            tokens = block(tokens, visible.expand(len(tokens), -1))
+        tokens = self.norm(tokens[:, seen.shape[1] :])
         told: Tensor = self.head(scatter(tokens, asked, self.tokens.count))
         return told * scatter(torch.ones_like(tokens[..., :1]), asked, self.tokens.count)
 
