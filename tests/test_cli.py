@@ -10,18 +10,22 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from scipy.sparse import csr_array
 from sklearn.datasets import load_iris
 
 import narrows
 from narrows import checkpoint
 from narrows.cli import main
 from narrows.cli.flags import parse
+from narrows.cli.outputs import write_samples
 from narrows.cli.plan import Plan
+from narrows.data.modalities import Graph, Series
 
 RESULTS = {"model", "history.jsonl", "metrics.json", "report.html", "run.toml"}
 HEAVY = {"torch", "sklearn", "scipy", "numpy", "pyarrow", "pydantic", "matplotlib", "PIL"}
@@ -574,3 +578,20 @@ def test_one_long_text_is_cut_into_windows(refused, iris_run):
     assert len(pyarrow.csv.read_csv("scores.csv")) == -(-len(text) // 16)
     refused(2, ["no texts", ".npy"], "reconstruct", iris_run, "iris", "--out", "iris.txt")
     refused(2, ["'window'", "modality='table'"], "fit", *IRIS, "--window", "5")
+
+
+def test_series_of_unequal_lengths_are_written_with_nan_behind_their_ends(tmp_path):
+    modality = Series.describe([np.zeros((3, 2)), np.ones((5, 2))])
+    parts = [np.zeros((3, 2), np.float32), np.ones((5, 2), np.float32)]
+    assert write_samples(tmp_path / "u.npy", parts, modality) == 2
+    found = np.load(tmp_path / "u.npy")
+    assert found.shape == (2, 5, 2)
+    np.testing.assert_array_equal(np.isnan(found).any(2).sum(1), [2, 0])
+
+
+def test_links_of_a_large_graph_are_written_one_by_one(tmp_path):
+    links = csr_array(([0.5, 0.25], ([0, 2], [1, 0])), shape=(3, 3))
+    modality = Graph.describe((np.array([[0, 1], [1, 2]]), None))
+    assert write_samples(tmp_path / "links.csv", links, modality) == 3
+    rows = pd.read_csv(tmp_path / "links.csv")
+    assert rows.to_numpy().tolist() == [[0, 1, 0.5], [2, 0, 0.25]]

@@ -105,7 +105,8 @@ class Training:
 
     def repays(self) -> bool:
         """Return whether a graph for each stage repays its making, by the plan."""
-        full = len(self.source) // self.model.batch_size
+        uneven = self.source.trims and self.source.lengths is not None
+        full = 0 if uneven else len(self.source) // self.model.batch_size
         return all(
             repays(self.length(stage) * full, len(list(stage.net.parameters())))
             for stage in self.stages

@@ -378,3 +378,39 @@ def test_a_window_is_part_of_what_a_model_is():
     with pytest.raises(ParameterError, match="window"):
         model.fit(ONE)
     assert isinstance(model.modality_, Series)
+
+
+def stamped(days):
+    stamps = pd.Timestamp("2026-01-01") + pd.to_timedelta(np.asarray(days), unit="D")
+    return pd.DataFrame({"time": stamps, "a": np.arange(float(len(days)))})
+
+
+@pytest.mark.parametrize("days", [[0, 1, 3, 2, 4, 5], [0, 1, 1, 2, 3, 4]])
+@pytest.mark.parametrize("where", ["column", "index"])
+def test_times_that_do_not_rise_are_refused(days, where):
+    X = stamped(days)
+    X = X if where == "column" else X.set_index("time")
+    with pytest.raises(DataError, match=r"Row [23] of X has the stamp .* not after .*Sort"):
+        Autoencoder(modality="series", window=2, epochs=1).fit(X)
+
+
+def test_recordings_too_short_for_a_held_out_window_lose_one_of_them():
+    spans = cut([140] * 5, 16, 16)
+    train, held = hold_out(spans, 0.1, "random", 0)
+    assert len(np.unique(spans[held, 0])) == 1
+    assert len(np.unique(spans[train, 0])) == 4
+
+
+def test_noise_reaches_no_padding(monkeypatch):
+    seen = []
+    losses = Autoencoder.losses
+
+    def look(self, batch):
+        seen.append(float((batch.x * (1 - batch.mask)).abs().max()))
+        return losses(self, batch)
+
+    monkeypatch.setattr(Autoencoder, "losses", look)
+    X = [recording(n) for n in (5, 9, 12, 7)] * 4
+    narrows.DenoisingAutoencoder(modality="series", epochs=1, validation=0.0).fit(X)
+    assert seen == [0.0] * len(seen)
+    assert seen

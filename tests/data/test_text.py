@@ -296,3 +296,15 @@ def test_a_given_tokenizer_makes_the_symbols(tmp_path):
     assert isinstance(twin, Text)
     with pytest.raises(ParameterError, match="window cuts texts between characters"):
         modality_of(X, "text", symbols=str(path), window=2)
+
+
+def test_an_array_is_no_string():
+    with pytest.raises(DataError, match="Entry 0 of X is of type ndarray"):
+        modality_of([np.zeros(2)] * 3, "text")
+
+
+def test_new_strings_need_not_be_among_the_categories():
+    like = pl.Series("s", ["ab", "b"], dtype=pl.Enum(["ab", "b"]))
+    text, _ = learned(["ab", "b"])
+    made = text.decode(torch.tensor([[[3, 3, 2]], [[4, 2, 0]]]), like=like)
+    assert made.to_list() == ["aa", "b"]

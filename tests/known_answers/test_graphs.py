@@ -597,3 +597,11 @@ def test_a_source_gives_whole_graphs():
     assert sorted(i for batch in batches for i in batch.index.tolist()) == list(range(12))
     found = [batch.x[kept] for batch, kept in source.passes(torch.tensor([1, 6, 9]), 4, 16)]
     assert torch.cat(found).flatten().tolist() == [1, 6, 9]
+
+
+def test_the_score_of_a_node_does_not_depend_on_other_graphs():
+    small, large, known = (chain(n, x=np.ones((n, 2))) for n in (8, 20, 12))
+    model = narrows.VariationalGraphAutoencoder(hidden=(8,), latent_dim=3, epochs=2)
+    model.fit([known] * 3)
+    alone = model.score_samples([small])
+    np.testing.assert_allclose(model.score_samples([small, large])[:8], alone, rtol=1e-4)

@@ -95,13 +95,20 @@ def write_samples(out: Path, samples: Any, modality: "Modality") -> int:
     """Write samples as `modality` decoded them; return how many: a sheet of images ends early."""
     import narwhals.stable.v2 as nw
     import numpy as np
+    from scipy.sparse import issparse
 
     if modality.symbols:
         texts = [samples] if isinstance(samples, str) else list(samples)
         _write_texts(out, texts)
         return len(texts)
+    if issparse(samples):  # links of a graph that is too large for a matrix
+        links = np.column_stack([*samples.nonzero(), samples.data])
+        write_values(out, links, ["first", "other", "probability"])
+        return int(samples.shape[0])
     if isinstance(samples, list):
-        samples = np.stack(samples)
+        if any(issparse(one) for one in samples):
+            raise UsageError("Links of several large graphs fit in no file: give them one by one.")
+        samples = _even(samples)
     if out.suffix.lower() in IMAGES:
         samples = samples[:SHEET] if out.suffix else samples
         _write_images(out, _pixels(samples, vars(modality)["layout"]))
@@ -113,6 +120,17 @@ def write_samples(out: Path, samples: Any, modality: "Modality") -> int:
     else:
         _write_table(out, nw.from_native(samples, eager_only=True).to_arrow())
     return len(samples)
+
+
+def _even(samples: "list[NDArray[Any]]") -> "NDArray[Any]":
+    """Return arrays of unequal sizes as one, with NaN behind their ends."""
+    import numpy as np
+
+    shape = np.max([one.shape for one in samples], 0)
+    made = np.full((len(samples), *shape), np.nan, np.float32)
+    for one, place in zip(samples, made, strict=True):
+        place[tuple(map(slice, one.shape))] = one
+    return made
 
 
 def _write_texts(out: Path, texts: list[str]) -> None:

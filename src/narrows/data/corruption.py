@@ -1,11 +1,22 @@
 """Corruptions: what a denoising autoencoder is asked to undo."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-__all__ = ["CORRUPTIONS", "Corruption", "corruption", "gaussian", "masking", "salt_and_pepper"]
+from narrows.data.sources import Batch
+
+__all__ = [
+    "CORRUPTIONS",
+    "Corruption",
+    "corrupted",
+    "corruption",
+    "gaussian",
+    "masking",
+    "salt_and_pepper",
+]
 
 Corruption = Callable[[Tensor, float], Tensor]
 CORRUPTIONS: dict[str, Corruption] = {}
@@ -15,6 +26,12 @@ def corruption(function: Corruption) -> Corruption:
     """Register ``corruption(x, amount)`` under its own name."""
     CORRUPTIONS[function.__name__] = function
     return function
+
+
+def corrupted(batch: Batch, name: str, amount: float) -> Batch:
+    """Return a batch whose observed values are corrupted; what is missing stays as it was."""
+    x = CORRUPTIONS[name](batch.x, amount)
+    return replace(batch, x=x if batch.mask is None else torch.where(batch.mask > 0, x, batch.x))
 
 
 @corruption

@@ -32,6 +32,6 @@ def split(
         train, _ = split(len(names), max(fraction, least), how, seed)
         kept = np.isin(member, train)
         return rows[kept], rows[~kept]
-    held = int(n * fraction)
+    held = int(n * fraction + 1e-9)
     order = rows if how == "last" else np.random.default_rng(seed).permutation(n)
     return np.sort(order[: n - held]), np.sort(order[n - held :])

@@ -79,7 +79,10 @@ def hold_out(spans: Spans, fraction: float, how: str, seed: int) -> tuple[Rows, 
     count = int(spans[-1, 0]) + 1 if len(spans) else 0
     if count == len(spans):
         return split(len(spans), fraction, how, seed)
-    if int(count * fraction):
+    longest = int(np.bincount(spans[:, 0]).max())
+    if not int(longest * fraction) and int(len(spans) * fraction):
+        fraction = max(fraction, 1 / count)  # none of these has a window to spare
+    if int(count * fraction + 1e-9):
         train, _ = split(count, fraction, how, seed)
         kept = np.isin(spans[:, 0], train)
         return every[kept], every[~kept]

@@ -1,11 +1,10 @@
 """The product of the parts as plain data: any architecture, latent, likelihood and penalties."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Annotated, Any
 
 from narrows.base import BaseAutoencoder
-from narrows.data.corruption import CORRUPTIONS
+from narrows.data.corruption import CORRUPTIONS, corrupted
 from narrows.data.modalities import Modality
 from narrows.data.sources import Batch
 from narrows.errors import ParameterError, nearest
@@ -86,7 +85,7 @@ class ComposedAutoencoder(BaseAutoencoder):
     def losses(self, batch: Batch) -> Iterator[Move]:
         """Corrupt the encoder's input where asked to."""
         if self.corruption is not None:
-            batch = replace(batch, x=CORRUPTIONS[self.corruption](batch.x, self.noise))
+            batch = corrupted(batch, self.corruption, self.noise)
         return super().losses(batch)
 
     def _known(self, name: str, options: dict[str, Any], field: str) -> Any:

@@ -77,11 +77,12 @@ class _GraphNet(Net):
         h, context = self.encode(batch)
         draws: list[Tensor | None] = [None]
         if noise is not None and self.latent.stochastic:
-            generator = torch.Generator().manual_seed(0)
-            sizes = cast(Links, batch.graph).sizes
-            own = self.latent.noise(len(noise) * max(sizes), generator).to(h.device)
-            parts = own.view(len(noise), max(sizes), -1)
-            draws = list(torch.cat([parts[:, :size] for size in sizes], 1))
+            sizes, parts = cast(Links, batch.graph).sizes, []
+            for size in sizes:  # anew for each graph, whatever the others are
+                generator = torch.Generator().manual_seed(0)
+                own = self.latent.noise(len(noise) * size, generator)
+                parts.append(own.view(len(noise), size, -1))
+            draws = list(torch.cat(parts, 1).to(h.device))
         steps = [self.complete(batch, h, context, draw) for draw in draws]
         paid = ("kl", "features")
         bounds = [

@@ -1,11 +1,10 @@
 """Plain autoencoders: a deterministic code, learned by reconstruction."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Annotated, Literal
 
 from narrows.base import BaseAutoencoder
-from narrows.data.corruption import CORRUPTIONS
+from narrows.data.corruption import CORRUPTIONS, corrupted
 from narrows.data.modalities import Modality
 from narrows.data.sources import Batch
 from narrows.fields import Fraction, NonNegative, OneOf, Positive
@@ -113,4 +112,4 @@ class DenoisingAutoencoder(Autoencoder):
 
     def losses(self, batch: Batch) -> Iterator[Move]:
         """Show the encoder a corrupted x; the target stays clean."""
-        return super().losses(replace(batch, x=CORRUPTIONS[self.corruption](batch.x, self.noise)))
+        return super().losses(corrupted(batch, self.corruption, self.noise))

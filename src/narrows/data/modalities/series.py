@@ -4,6 +4,7 @@ import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
+import narwhals.stable.v2 as nw
 import numpy as np
 import torch
 from torch import Tensor
@@ -59,7 +60,9 @@ class Series(Sequence):
         window, stride = check_windows(window, stride)
         form = cls(window=window, stride=stride)
         if is_frame(X):
-            frame, _ = _without_stamps(open_frame(X))
+            frame, name = _without_stamps(open_frame(X))
+            index = nw.maybe_get_index(open_frame(X))
+            _check_stamps(index if name is None else open_frame(X)[name].to_numpy())
             form = replace(
                 form,
                 columns=tuple(frame.columns),
@@ -318,6 +321,20 @@ def _without_stamps(frame: Frame) -> tuple[Frame, str | None]:
     if len(stamps) == len(frame.columns):
         raise DataError("X has no columns of values: give at least one beside the stamps.")
     return (frame.drop(stamps), stamps[0]) if stamps else (frame, None)
+
+
+def _check_stamps(stamps: Any) -> None:
+    """Refuse times that do not rise from row to row; what is no time is passed over."""
+    times = np.asarray(stamps)
+    if times.dtype.kind != "M":
+        return
+    later = times[1:] > times[:-1]
+    if not later.all():
+        i = int(later.argmin()) + 1
+        raise DataError(
+            f"Row {i} of X has the stamp {times[i]}, which is not after {times[i - 1]} in the row "
+            "before it. Sort the rows by their stamps, one row for each."
+        )
 
 
 def _as_mask(observed: Array) -> Tensor:

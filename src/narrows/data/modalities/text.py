@@ -267,7 +267,8 @@ def strings(X: Any, whole: bool) -> list[str]:
     items = _items(X)
     for i, item in enumerate(items):
         if not isinstance(item, str):
-            kind = "missing" if item is None or item != item else f"of type {type(item).__name__}"
+            missing = item is None or (isinstance(item, float) and item != item)
+            kind = "missing" if missing else f"of type {type(item).__name__}"
             raise DataError(
                 f"Entry {i} of X is {kind}; text must be strings. Drop it, or put '' in its place."
             )
@@ -320,7 +321,9 @@ def _in_form(texts: list[str], like: Any) -> Any:
 def _column(texts: list[str], like: Any) -> Any:
     """Return a column of strings with name, kind and index of another."""
     backend = like.implementation
-    made = nw.new_series(like.name, texts, like.dtype, backend=backend)
+    named = isinstance(like.dtype, nw.Enum | nw.Categorical)  # new strings need not be among them
+    dtype = nw.String() if named else like.dtype
+    made = nw.new_series(like.name, texts, dtype, backend=backend)
     if backend.is_pandas():
         native = made.to_native()
         native.index = like.to_native().index
