@@ -1,6 +1,6 @@
 """Net = encoder -> latent -> decoder -> likelihood, and Step, the record of one pass."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -70,6 +70,8 @@ class Net(nn.Module):
     """
 
     progress: Tensor
+    paid: tuple[str, ...] = ("kl",)
+    """How the names of charges begin that belong to the bound on log p(x)."""
 
     def __init__(
         self, encoder: nn.Module, latent: Latent, decoder: nn.Module, likelihood: Likelihood
@@ -190,13 +192,21 @@ class Net(nn.Module):
                 mean, which is no bound.
         """
         h, context = self.encode(batch)
-        draws = [None] if noise is None or not self.latent.stochastic else noise.split(1)
+        draws: Sequence[Tensor | None] = [None]
+        if noise is not None and self.latent.stochastic:
+            draws = self.draws(noise, batch)
         steps = (self.complete(batch, h, context, draw) for draw in draws)
         bounds = [
-            -step.nll - sum(cost for name, cost in step.charges.items() if name.startswith("kl"))
+            -step.nll
+            - sum(cost for name, cost in step.charges.items() if name.startswith(self.paid))
             for step in steps
         ]
         return torch.stack(bounds).mean(0)
+
+    def draws(self, noise: Tensor, batch: Batch) -> list[Tensor]:
+        """Return each draw's noise for the samples of a batch: one for all of them."""
+        del batch
+        return list(noise.split(1))
 
     @torch.no_grad()
     def statistics(self, step: Step) -> Terms:

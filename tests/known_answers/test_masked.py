@@ -67,7 +67,8 @@ def test_a_row_is_cut_into_cells():
 
 
 def test_positions_differ_and_scatter_puts_tokens_at_their_places():
-    assert len(waves((7, 9), 10).unique(dim=0)) == 63
+    places = torch.cartesian_prod(torch.arange(7), torch.arange(9))
+    assert len(waves(places, 10, 1.0, 100.0).unique(dim=0)) == 63
     tokens, places = torch.randn(2, 2, 3), torch.tensor([[3, 0], [1, 2]])
     whole = scatter(tokens, places, 4)
     assert torch.equal(whole[0, 3], tokens[0, 0])

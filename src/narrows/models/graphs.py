@@ -54,6 +54,8 @@ class _GraphNet(Net):
         feature_weight: weight of the features' nll.
     """
 
+    paid = ("kl", "features")
+
     def __init__(self, net: Net, density: float, feature_weight: float) -> None:
         super().__init__(net.encoder, net.latent, net.decoder, net.likelihood)
         self.log_odds = log(density) - log(1 - density)
@@ -72,24 +74,14 @@ class _GraphNet(Net):
             charges = charges | {"features": self.feature_weight * features}
         return Step(batch, h, self.latent.posterior(h), z, out, nll, charges, self.progress)
 
-    def elbo(self, batch: Batch, noise: Tensor | None) -> Tensor:
-        """Return the bound, with noise of its own for each node: a common one would link them."""
-        h, context = self.encode(batch)
-        draws: list[Tensor | None] = [None]
-        if noise is not None and self.latent.stochastic:
-            sizes, parts = cast(Links, batch.graph).sizes, []
-            for size in sizes:  # anew for each graph, whatever the others are
-                generator = torch.Generator().manual_seed(0)
-                own = self.latent.noise(len(noise) * size, generator)
-                parts.append(own.view(len(noise), size, -1))
-            draws = list(torch.cat(parts, 1).to(h.device))
-        steps = [self.complete(batch, h, context, draw) for draw in draws]
-        paid = ("kl", "features")
-        bounds = [
-            -step.nll - sum(cost for name, cost in step.charges.items() if name.startswith(paid))
-            for step in steps
-        ]
-        return torch.stack(bounds).mean(0)
+    def draws(self, noise: Tensor, batch: Batch) -> list[Tensor]:
+        """Return noise of its own for each node: a common one would link them."""
+        parts = []
+        for size in cast(Links, batch.graph).sizes:  # anew for each graph, whatever the others are
+            generator = torch.Generator().manual_seed(0)
+            own = self.latent.noise(len(noise) * size, generator)
+            parts.append(own.view(len(noise), size, -1))
+        return list(torch.cat(parts, 1).to(noise.device))
 
     @torch.no_grad()
     def statistics(self, step: Step) -> Terms:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from narrows.parts.generation import flipped, within
 from narrows.parts.networks import Dropout, initialise
-from narrows.parts.transformers import Block, blocks
+from narrows.parts.transformers import Block, blocks, waves
 
 __all__ = ["Attention", "Reader", "Recurrent", "Steps", "Teller", "Watcher", "Writer"]
 
@@ -65,8 +65,8 @@ class Reader(nn.Module):
         return states, last
 
 
-class Watcher(nn.Module):
-    """Blocks of a Transformer whose steps all see each other; the mean of them is what is left."""
+class Blocks(nn.Module):
+    """Blocks of a Transformer, and what tells them the places of steps."""
 
     def __init__(
         self, inputs: int, hidden: Sequence[int], heads: int, **options: float | str
@@ -77,9 +77,19 @@ class Watcher(nn.Module):
         self.blocks = nn.ModuleList(blocks(len(hidden), self.width, heads, **options))
         self.norm = nn.LayerNorm(self.width)
 
+    def placed(self, steps: Tensor, start: int = 0) -> Tensor:
+        """Return the tokens of steps of which the first is at `start`."""
+        places = torch.arange(start, start + steps.shape[1], device=steps.device)
+        tokens: Tensor = self.bottom(steps) + waves(places[:, None], self.width, 1.0, 10_000.0)
+        return tokens
+
+
+class Watcher(Blocks):
+    """Blocks of a Transformer whose steps all see each other; the mean of them is what is left."""
+
     def forward(self, steps: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return what the blocks make of every step, and the mean of it."""
-        tokens = self.bottom(steps) + waves(steps.shape[1], self.width, steps)
+        tokens = self.placed(steps)
         seen = None if lengths is None else within(lengths, steps.shape[1])
         for block in self.blocks:
             tokens = block(tokens, seen)
@@ -122,20 +132,11 @@ class Writer(nn.Module):
         return steps, after
 
 
-class Teller(nn.Module):
+class Teller(Blocks):
     """Blocks of a Transformer whose steps see those before them.
 
     Their state is the keys and the values of those, for every block.
     """
-
-    def __init__(
-        self, inputs: int, hidden: Sequence[int], heads: int, **options: float | str
-    ) -> None:
-        super().__init__()
-        self.width = hidden[0]
-        self.bottom = initialise(nn.Linear(inputs, self.width))
-        self.blocks = nn.ModuleList(blocks(len(hidden), self.width, heads, **options))
-        self.norm = nn.LayerNorm(self.width)
 
     def begin(self, code: Tensor) -> list[Tensor]:
         """Return the first state: nothing came before."""
@@ -145,7 +146,7 @@ class Teller(nn.Module):
     def forward(self, steps: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Return what the blocks make of every step, and the state after them."""
         start = state[0].shape[2] if state else 0
-        tokens = self.bottom(steps) + waves(steps.shape[1], self.width, steps, start)
+        tokens = self.placed(steps, start)
         after: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             tokens, seen = cast(Block, block).follow(tokens, tuple(state[2 * i : 2 * i + 2]))
@@ -197,11 +198,3 @@ def at_end(states: Tensor, lengths: Tensor | None) -> Tensor:
     if lengths is None:
         return states[:, -1]
     return states[torch.arange(len(states), device=states.device), lengths - 1]
-
-
-def waves(steps: int, width: int, like: Tensor, start: int = 0) -> Tensor:
-    """Return sines and cosines of the places of steps, ``(steps, width)``."""
-    each = -(-width // 2)
-    rates = 10_000.0 ** -(torch.arange(each, device=like.device) / each)
-    angles = torch.arange(start, start + steps, device=like.device)[:, None] * rates
-    return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)[:, :width]

@@ -1,6 +1,7 @@
 """Sequences: recurrent networks and Transformers that read and write series and text."""
 
 from collections.abc import Sequence
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, cast
 
@@ -21,7 +22,7 @@ from narrows.parts.generation import (
     unroll,
     within,
 )
-from narrows.parts.networks import Sizes, architecture, initialise
+from narrows.parts.networks import ARCHITECTURES, Sizes, architecture, initialise
 
 if TYPE_CHECKING:
     from narrows.data.sources import Batch
@@ -242,16 +243,19 @@ def recurrent(
     kind: Recurrent,
     sizes: Sizes,
     *,
-    hidden: Sequence[int] | None,
-    dropout: float,
-    bidirectional: bool,
-    feedback: bool | None,
-    attention: bool,
-    reverse: bool,
-    word_dropout: float,
-    teacher_forcing: float,
+    hidden: Sequence[int] | None = None,
+    dropout: float = 0.0,
+    bidirectional: bool = False,
+    feedback: bool | None = None,
+    attention: bool = False,
+    reverse: bool = False,
+    word_dropout: float = 0.0,
+    teacher_forcing: float = 1.0,
 ) -> tuple[nn.Module, nn.Module]:
-    """Build a recurrent encoder and decoder."""
+    """Build layers of LSTM cells (Hochreiter & Schmidhuber, 1997) or of GRUs, and their mirror.
+
+    Gated recurrent units are Cho et al.'s, 2014.
+    """
     hidden = hidden or (128,)
     steps, fed, inputs = read_steps(sizes, kind.__name__.lower(), feedback)
     core = Reader(kind, steps.width, hidden, dropout, bidirectional)
@@ -262,60 +266,8 @@ def recurrent(
     return encoder, SequenceDecoder(sizes, fed, writer, *options)
 
 
-@architecture
-def lstm(
-    sizes: Sizes,
-    *,
-    hidden: Sequence[int] | None = None,
-    dropout: float = 0.0,
-    bidirectional: bool = False,
-    feedback: bool | None = None,
-    attention: bool = False,
-    reverse: bool = False,
-    word_dropout: float = 0.0,
-    teacher_forcing: float = 1.0,
-) -> tuple[nn.Module, nn.Module]:
-    """Build layers of LSTM cells (Hochreiter & Schmidhuber, 1997), and their mirror."""
-    return recurrent(
-        nn.LSTM,
-        sizes,
-        hidden=hidden,
-        dropout=dropout,
-        bidirectional=bidirectional,
-        feedback=feedback,
-        attention=attention,
-        reverse=reverse,
-        word_dropout=word_dropout,
-        teacher_forcing=teacher_forcing,
-    )
-
-
-@architecture
-def gru(
-    sizes: Sizes,
-    *,
-    hidden: Sequence[int] | None = None,
-    dropout: float = 0.0,
-    bidirectional: bool = False,
-    feedback: bool | None = None,
-    attention: bool = False,
-    reverse: bool = False,
-    word_dropout: float = 0.0,
-    teacher_forcing: float = 1.0,
-) -> tuple[nn.Module, nn.Module]:
-    """Build layers of gated recurrent units (Cho et al., 2014), and their mirror."""
-    return recurrent(
-        nn.GRU,
-        sizes,
-        hidden=hidden,
-        dropout=dropout,
-        bidirectional=bidirectional,
-        feedback=feedback,
-        attention=attention,
-        reverse=reverse,
-        word_dropout=word_dropout,
-        teacher_forcing=teacher_forcing,
-    )
+ARCHITECTURES["lstm"] = partial(recurrent, nn.LSTM)
+ARCHITECTURES["gru"] = partial(recurrent, nn.GRU)
 
 
 @architecture

@@ -272,20 +272,19 @@ def positions(tokens: Tokens, width: int) -> Tensor:
     """Return where positions start to learn: waves for patches, noise for cells, which differ."""
     if not tokens.grid:
         return 0.5 * torch.randn(tokens.count, width)
-    return waves(tokens.grid, width, pi / 2, max(tokens.grid))  # even the slowest tells places
+    places = torch.cartesian_prod(*(torch.arange(n) for n in tokens.grid))
+    places = places.view(-1, len(tokens.grid))
+    return waves(places, width, pi / 2, max(tokens.grid))  # even the slowest tells places
 
 
-def waves(
-    grid: tuple[int, ...], width: int, fastest: float = 1.0, slower: float = 100.0
-) -> Tensor:
-    """Return sines and cosines of all coordinates, ``(places, width)``.
+def waves(places: Tensor, width: int, fastest: float, slower: float) -> Tensor:
+    """Return sines and cosines of coordinates ``(places, axes)``, ``(places, width)``.
 
     Their rates fall from the fastest, in radians a step, to almost so many times slower.
     """
-    places = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float32) for n in grid))
-    each = ceil(width / (2 * len(grid)))
-    rates = fastest * float(slower) ** -(torch.arange(each) / each)
-    angles = (places.view(-1, len(grid), 1) * rates).flatten(1)
+    each = ceil(width / (2 * places.shape[1]))
+    rates = fastest * float(slower) ** -(torch.arange(each, device=places.device) / each)
+    angles = (places.unsqueeze(2) * rates).flatten(1)
     return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)[:, :width]
 
 
