@@ -60,9 +60,9 @@ class Series(Sequence):
         window, stride = check_windows(window, stride)
         form = cls(window=window, stride=stride)
         if is_frame(X):
-            frame, name = _without_stamps(open_frame(X))
-            index = nw.maybe_get_index(open_frame(X))
-            _check_stamps(index if name is None else open_frame(X)[name].to_numpy())
+            whole = open_frame(X)
+            frame, name = _without_stamps(whole)
+            _check_stamps(nw.maybe_get_index(whole) if name is None else whole[name].to_numpy())
             form = replace(
                 form,
                 columns=tuple(frame.columns),
