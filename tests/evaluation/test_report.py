@@ -17,6 +17,7 @@ from narrows.evaluation import evaluate, render
 from narrows.evaluation.latent_map import Groups, view_of
 from narrows.evaluation.markup import Markup, broken, number, percent, seconds_text, tag
 from narrows.evaluation.pictures import Ink
+from narrows.evaluation.report import layers
 
 QUICK = {"epochs": 3, "verbose": 0, "threads": 1}
 RNG = np.random.default_rng(0)
@@ -390,3 +391,11 @@ def test_ink_takes_the_limits_of_the_type():
     np.testing.assert_array_equal(grey, [[[0, 128], [255, 255]]])
     small = Ink(0.0, 1.0).draw(np.ones((2, 3, 33, 47)), longest=16)
     assert small.shape == (2, 11, 15, 3)
+
+
+def test_a_layer_is_drawn_once_however_often_it_is_passed():
+    words = ["ethane", "methane", "propane", "butane"] * 5
+    model = narrows.SequenceAutoencoder(hidden=(8,), latent_dim=3, **QUICK).fit(words)
+    sizes, code = layers(model, words[:1])
+    assert sizes[code] == 3
+    assert len(sizes) < 12  # and not one for each letter

@@ -250,15 +250,17 @@ def _footer() -> Markup:
 
 def layers(model: BaseAutoencoder, sample: Any) -> tuple[list[int], int]:
     """Return how many values each layer passes on, and which of these is the code."""
-    sizes: dict[str, list[int]] = {"encoder": [], "decoder": []}
+    sizes: dict[str, dict[nn.Module, int]] = {"encoder": {}, "decoder": {}}
     handles = []
     for part, found in sizes.items():
 
-        def note(module: nn.Module, inputs: Any, output: Any, found: list[int] = found) -> None:
-            del module, inputs
+        def note(
+            module: nn.Module, inputs: Any, output: Any, found: dict[nn.Module, int] = found
+        ) -> None:
+            del inputs
             first = output[0] if isinstance(output, tuple) else output
             if isinstance(first, Tensor) and len(first):
-                found.append(first[0].numel())
+                found.setdefault(module, first[0].numel())  # steps pass again and again
 
         for module in model.net_.get_submodule(part).modules():
             own = dict(module.named_parameters(recurse=False))
@@ -271,6 +273,6 @@ def layers(model: BaseAutoencoder, sample: Any) -> tuple[list[int], int]:
         for handle in handles:
             handle.remove()
     values = int(np.prod(model.modality_.shape))
-    before = [values, *sizes["encoder"][:-1]]
-    after = sizes["decoder"] or [values]
+    before = [values, *list(sizes["encoder"].values())[:-1]]
+    after = list(sizes["decoder"].values()) or [values]
     return [*before, int(np.prod(model.net_.latent.code_shape)), *after], len(before)
