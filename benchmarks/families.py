@@ -38,8 +38,8 @@ from narrows.errors import ContextError
 from narrows.metrics.reconstruction import mse, psnr
 
 CACHE = Path(__file__).parent / ".cache" / "families"
-OTHER = {"ComposedAutoencoder", "LinearAutoencoder"}
-"""Not families of their own: the grid of the parts, and PCA's equal."""
+OTHER = {"ComposedAutoencoder", "LinearAutoencoder", "UNetAutoencoder"}
+"""Not families of codes: the grid of the parts, PCA's equal, and what passes by the code."""
 DISCRETE = {"BinaryAutoencoder", "CategoricalVAE", "FSQVAE", "HierarchicalVQVAE"}
 DISCRETE |= {"ResidualVQVAE", "SimVQ", "VQVAE"}
 OWN: dict[str, dict[str, Any]] = {"TopKAutoencoder": {"latent_dim": 512}}
@@ -97,7 +97,12 @@ class Features:
 
 def families(only: list[str]) -> list[str]:
     """Return the models to run, plain ones first."""
-    own = [n for n, m in narrows.MODELS.items() if m.__module__.startswith("narrows.models.")]
+    others = ("narrows.models.graphs", "narrows.models.sequences")
+    own = [
+        name
+        for name, model in narrows.MODELS.items()
+        if model.__module__.startswith("narrows.models.") and model.__module__ not in others
+    ]
     return [name for name in own if name not in OTHER and (not only or name in only)]
 
 

@@ -62,6 +62,10 @@ def exact(found: list[str], true: list[str]) -> float:
     return float(np.mean([a == b for a, b in zip(found, true, strict=True)]))
 
 
+OPTIONS: dict[str, str] = {}
+"""Fields of every model."""
+
+
 def reconstruction(
     record: Record, train: list[str], held: list[str], epochs: int, latent_dim: int
 ) -> None:
@@ -70,7 +74,7 @@ def reconstruction(
     record("|---|---|---|---|---|")
     for attention in (False, True):
         model = SequenceAutoencoder(
-            latent_dim=latent_dim, hidden=(256,), epochs=epochs, attention=attention
+            latent_dim=latent_dim, hidden=(256,), epochs=epochs, attention=attention, **OPTIONS
         ).fit(train)
         greedy = model.reconstruct(held)
         searched = model.set_params(beams=5).reconstruct(held)
@@ -95,6 +99,7 @@ def moses(record: Record, samples: int, epochs: int) -> None:
         free_bits=0.2,
         kl_schedule="linear",
         word_dropout=0.2,
+        **OPTIONS,
     ).fit(train)
     drawn = vae.sample(1000, noise=True)
     record(f"\nSequenceVAE: KL {vae.unit_kl_.sum():.1f} nats; {len(set(drawn))} of 1000 differ;")
@@ -129,7 +134,9 @@ def collapse(record: Record, samples: int, epochs: int) -> None:
         "kl_schedule='linear', word_dropout=0.3": {"kl_schedule": "linear", "word_dropout": 0.3},
     }
     for name, options in remedies.items():
-        vae = SequenceVAE(latent_dim=16, hidden=(256,), epochs=epochs, **options).fit(train)
+        vae = SequenceVAE(latent_dim=16, hidden=(256,), epochs=epochs, **options, **OPTIONS).fit(
+            train
+        )
         finding = next(f for f in vae.diagnose().findings if f.name in NAMES)
         record(f"| {name} | {vae.unit_kl_.sum():.2f} | {-vae.score(held):.1f} | {finding.text} |")
 
@@ -139,9 +146,11 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=20_000)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("parts", nargs="*", default=list(PARTS), metavar="|".join(PARTS))
+    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
     given = parser.parse_args()
+    OPTIONS["precision"] = given.precision
     record = Record("sequences", "Strings, back from their codes")
-    record(f"{given.epochs} epochs, seed 0.")
+    record(f"{given.epochs} epochs, seed 0, forward passes of training in {given.precision}.")
     for name in given.parts:
         PARTS[name](record, given.samples, given.epochs)
     record.keep()

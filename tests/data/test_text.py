@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import tokenizers
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -279,7 +280,6 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path):
 
 
 def test_a_given_tokenizer_makes_the_symbols(tmp_path):
-    tokenizers = pytest.importorskip("tokenizers")
     words = {"[UNK]": 0, "hello": 1, "world": 2, "again": 3}
     made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
     made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
@@ -289,13 +289,13 @@ def test_a_given_tokenizer_makes_the_symbols(tmp_path):
     modality, array = learned(X, symbols=str(path))
     assert modality.shape == (1, 4)
     assert modality.vocabulary == ("hello", "world")
+    with pytest.raises(ParameterError, match="window cuts texts between characters"):
+        modality_of(X, "text", symbols=str(path), window=2)
     path.unlink()  # it is part of the modality
     twin = Modality.restore(json.loads(json.dumps(modality.state())))
     assert twin.decode(twin.encode(array).x) == X
     assert twin.encode(twin.read(["again"], "test")).x.tolist() == [[[1, 2, 0, 0]]]
     assert isinstance(twin, Text)
-    with pytest.raises(ParameterError, match="window cuts texts between characters"):
-        modality_of(X, "text", symbols=str(path), window=2)
 
 
 def test_an_array_is_no_string():
