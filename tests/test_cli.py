@@ -347,15 +347,15 @@ def test_two_runs_do_not_share_a_folder(refused):
 def test_an_interrupted_run_resumes_exactly(monkeypatch, capsys, refused):
     command = ["fit", "iris", "--epochs", 4, "--checkpoint-every", "epoch"]
     assert call(*command, "--out", "whole") == 0
-    save = checkpoint.save
+    write = checkpoint.write
 
     def interrupt(folder, training):
-        save(folder, training)
+        write(folder, training)
         if training.epoch == 2:
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", interrupt)
+        patch.setattr(checkpoint, "write", interrupt)
         hint = "interrupted: go on with 'narrows resume run'."
         refused(130, [hint], *command, "--out", "run")
     assert Path("run", "checkpoints", "epoch-000002-step-000001").exists()

@@ -16,7 +16,7 @@ from narrows.signals import Held
 from narrows.storage import locked, pack, recover, unpack, write_folder
 from narrows.training import Stopped, Training, group
 
-__all__ = ["KEPT", "interval", "resume", "run", "save"]
+__all__ = ["KEPT", "interval", "resume", "run", "write"]
 
 KEPT = 3
 """How many checkpoints stay in the folder."""
@@ -71,7 +71,7 @@ def run(
                 except Stopped:
                     training.stopping = False
                     with suppress(NonFiniteError):  # the checkpoint before is the newest sound one
-                        saver.save(training)
+                        saver.write(training)
                 signals.release()
 
 
@@ -98,7 +98,7 @@ def interval(every: int | str) -> tuple[float, float]:
     return due
 
 
-def save(folder: Path, training: Training) -> None:
+def write(folder: Path, training: Training) -> None:
     """Write the state as ``epoch-000012``, or ``epoch-000012-step-000345`` within the next epoch.
 
     All but the newest few go, and any that are ahead of it: the run has gone back.
@@ -193,22 +193,22 @@ class _Saver:
         """Save what is due."""
         self.done += 1
         if self.due:
-            self.save(training)
+            self.write(training)
 
     def after_epoch(self, training: Training) -> None:
         """Report the epoch, and save what is due: every epoch, or at the end of the run."""
         self.report(training)
         if self.steps == self.seconds or self.due or training.over:
-            self.save(training)
+            self.write(training)
 
-    def save(self, training: Training) -> None:
-        """Save; where that fails, say so once, and let training go on."""
+    def write(self, training: Training) -> None:
+        """Write a checkpoint; where that fails, say so once, and let training go on."""
         try:
             if not self.ours():
                 raise FileError(
                     f"The folder {self.folder} has vanished, or is another one by now."
                 )
-            save(self.folder, training)
+            write(self.folder, training)
             self.failing = False
         except FileError as error:
             if not self.failing:

@@ -5,6 +5,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+from contextlib import suppress
 
 import pytest
 
@@ -45,10 +46,9 @@ def disk(tmp_path):
 
 def fill(place):
     """Leave no room on a disk."""
-    with open(place / "ballast", "wb", buffering=0) as file:
-        with pytest.raises(OSError, match="No space left"):
-            while True:
-                file.write(bytes(4096))
+    with open(place / "ballast", "wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
 
 
 def test_a_full_disk_is_told_once_and_training_goes_on(run, undisturbed, disk, at_epoch, names):
@@ -118,7 +118,7 @@ def test_a_folder_that_vanishes(replaced, run, undisturbed, at_epoch, tmp_path):
 def test_two_runs_do_not_share_a_folder(resume, run, tmp_path):
     handle = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
-    with pytest.raises(FileError, match="Another run is writing to .*: wait for its end, or"):
+    with pytest.raises(FileError, match=r"Another run is writing to .*: wait for its end, or"):
         run.fit(tmp_path, resume=resume)
     assert not any(tmp_path.iterdir())
     os.close(handle)
