@@ -50,7 +50,7 @@ MODULES_ONLY = {"copy": {"shutil"}, "move": {"shutil"}, "touch": {"Path"}}
 OPENERS = {"io", "os", "gzip", "bz2", "lzma", "codecs", "builtins"}
 MEMORY = {"BytesIO", "StringIO", "BufferOutputStream"}
 # A method of that name which is ours, and goes to storage in the end.
-OURS = {"save": {"model", "self", "estimator", "checkpoint"}}
+OURS = {"save": {"model", "self", "estimator"}}
 
 
 def name_of(node):

@@ -3,9 +3,6 @@
 import hashlib
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -14,6 +11,7 @@ from sklearn.datasets import load_digits
 
 import narrows
 from narrows.errors import FileError, ModelFileError, ParameterError
+from narrows.training import Training
 
 # How models of graphs resume is in known_answers/test_graphs.py.
 CLASSES = [
@@ -50,6 +48,18 @@ def stop_after(monkeypatch):
     monkeypatch.undo()
 
 
+def interrupt(monkeypatch, step):
+    """Let SIGINT come while a step of the next fit is under way."""
+    advance, steps = Training.advance, iter(range(10**6))
+
+    def counted(self, *args):
+        if next(steps) + 1 == step:
+            signal.raise_signal(signal.SIGINT)
+        advance(self, *args)
+
+    monkeypatch.setattr(Training, "advance", counted)
+
+
 def unclocked(model):
     return [{**row, "seconds": 0} for row in model.history_]
 
@@ -73,7 +83,7 @@ def stopped(model, folder, n, stop_after, data=X, **options):
 
 VARIANTS = {
     "plain": {},
-    "noisy": {"dropout": 0.2, "hidden": (16, 8), "batch_norm": True},
+    "noisy": {"dropout": 0.2, "hidden": (16, 8), "batch_norm": True},  # stopped within an epoch
     "patient": {"patience": 1, "learning_rate": 0.1, "schedule": "constant", "epochs": 40},
     "images": {"architecture": "conv", "modality": "image", "hidden": (4,)},
     "sure": {"validation": 0.0, "scale": "learned", "weight_decay": 0.1, "gradient_clip": 1.0},
@@ -104,13 +114,20 @@ for linear in (narrows.LinearAutoencoder, narrows.TopKAutoencoder):
 
 
 @pytest.mark.parametrize(("cls", "variant"), dict.fromkeys(RUNS))
-def test_resumed_is_never_stopped(cls, variant, tmp_path, stop_after):
+def test_resumed_is_never_stopped(cls, variant, tmp_path, stop_after, monkeypatch):
     options = options_of(cls, variant)
     data = X.reshape(-1, 8, 8) if variant == "images" else X
     whole = cls(**options).fit(data, Y)
     assert variant != "patient" or whole.n_iter_ < 40  # it did run out of patience
     n = min(2, whole.n_iter_ - 1)
-    stopped(cls(**options), tmp_path, n, stop_after, data)
+    if variant == "noisy":
+        with monkeypatch.context() as patch:
+            interrupt(patch, 4 * n + 3)
+            with pytest.raises(KeyboardInterrupt):
+                cls(**options).fit(data, Y, checkpoint=tmp_path)
+        assert (tmp_path / f"epoch-00000{n}-step-000003").exists()
+    else:
+        stopped(cls(**options), tmp_path, n, stop_after, data)
     torch.rand(100)
     resumed = cls(**options)
     done = stop_after(cls, 10**9)
@@ -130,6 +147,44 @@ def test_it_does_not_matter_where_a_run_is_stopped(n, tmp_path, stop_after):
     model = narrows.VAE(**SMALL)
     stopped(model, tmp_path, n, stop_after)
     assert_same(narrows.VAE(**SMALL).fit(X), model.fit(X, checkpoint=tmp_path, resume=True))
+
+
+@pytest.mark.parametrize("every", [1, 3, "7", "0.0001 s"])
+def test_checkpoints_may_be_frequent_or_rare(every, tmp_path, monkeypatch):
+    """4 steps an epoch; what a checkpoint within an epoch holds is all of the state."""
+    options = SMALL | {"dropout": 0.2, "patience": 5}
+    whole, model = narrows.VAE(**options).fit(X), narrows.VAE(**options)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 15)
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(X, checkpoint=tmp_path, checkpoint_every=every)
+    shutil.rmtree(tmp_path / "epoch-000003-step-000003")  # what the signal left
+    left = {
+        1: ["epoch-000003-step-000001", "epoch-000003-step-000002"],
+        3: ["epoch-000002-step-000001", "epoch-000002-step-000004"],
+        "7": ["epoch-000001-step-000003", "epoch-000003-step-000002"],
+        "0.0001 s": ["epoch-000003-step-000001", "epoch-000003-step-000002"],
+    }
+    assert sorted(path.name for path in tmp_path.iterdir()) == left[every]
+    assert_same(whole, model.fit(X, checkpoint=tmp_path, resume=True))
+
+
+def test_the_end_of_a_run_is_saved_however_rare_checkpoints_are(tmp_path):
+    model = narrows.VAE(**SMALL).fit(X, checkpoint=tmp_path, checkpoint_every="1 h")
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch-000006"]
+    assert_same(model, narrows.VAE(**SMALL).fit(X, checkpoint=tmp_path, resume=True))
+
+
+@pytest.mark.parametrize("every", [0, -1, 1.5, "0 s", "often", "10 parsecs", "min", True, None])
+def test_what_is_no_interval_is_refused(every, tmp_path):
+    with pytest.raises(ParameterError, match="checkpoint_every must be 'epoch', a number of"):
+        narrows.VAE(**SMALL).fit(X, checkpoint=tmp_path / "run", checkpoint_every=every)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_interval_needs_a_folder():
+    with pytest.raises(ParameterError, match=r"checkpoint_every needs checkpoint="):
+        narrows.VAE(**SMALL).fit(X, checkpoint_every=10)
 
 
 def test_a_run_may_be_stopped_many_times(tmp_path, stop_after):
@@ -306,27 +361,19 @@ def test_when_all_are_damaged_it_stops_and_does_not_begin_again(tmp_path, stop_a
         assert hashlib.sha256(path.read_bytes()).digest() == digest
 
 
-@pytest.mark.parametrize("name", ["save", "step"])
-def test_a_failure_keeps_the_checkpoints_that_were_written(name, tmp_path, monkeypatch):
-    """A full disk at the fourth save, or a user's error in the fourth epoch."""
-    model = narrows.VAE(**SMALL)
-    seen = []
+def test_an_error_keeps_the_checkpoints_that_were_written(tmp_path, monkeypatch):
+    model, run_epoch, seen = narrows.VAE(**SMALL), Training.run_epoch, []
 
-    def failing(*args, **options):
+    def failing(self):
         seen.append(1)
         if len(seen) == 4:
-            raise FileError("no space") if name == "save" else RuntimeError("mine")
-        return real(*args, **options)
+            raise RuntimeError("mine")
+        run_epoch(self)
 
-    target, attribute = {
-        "save": (narrows.checkpoint, "write_folder"),
-        "step": (narrows.training.Training, "run_epoch"),
-    }[name]
-    real = getattr(target, attribute)
-    monkeypatch.setattr(target, attribute, failing)
-    with pytest.raises((FileError, RuntimeError), match=r"no space|mine"):
-        model.fit(X, checkpoint=tmp_path)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "run_epoch", failing)
+        with pytest.raises(RuntimeError, match="mine"):
+            model.fit(X, checkpoint=tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         f"epoch-00000{i}" for i in (1, 2, 3)
     ]
@@ -339,39 +386,3 @@ def test_a_place_that_cannot_be_written_is_told_before_training(tmp_path, stop_a
     with pytest.raises(FileError, match="file"):
         narrows.VAE(**SMALL).fit(X, checkpoint=tmp_path / "file" / "run")
     assert not done
-
-
-CHILD = """
-import sys
-import narrows
-from sklearn.datasets import load_digits
-X = load_digits().data[:400]
-options = {"latent_dim": 3, "hidden": (32,), "epochs": 120, "dropout": 0.1, "patience": 90}
-model = narrows.VAE(**options, batch_size=16)
-model.fit(X, checkpoint=sys.argv[1], resume=True)
-model.save(sys.argv[2])
-"""
-
-
-@pytest.mark.slow
-def test_killed_ten_times_and_resumed_is_never_killed(tmp_path):
-    def start(folder, out):
-        return subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path / folder), str(out)])
-
-    def epoch(folder):
-        return max((int(path.name[6:]) for path in folder.glob("epoch-*")), default=0)
-
-    assert start("whole", tmp_path / "whole-model").wait() == 0
-    rng, run, kills = np.random.default_rng(0), tmp_path / "run", 0
-    while kills < 10:
-        child, reached = start("run", tmp_path / "model"), epoch(run)
-        while epoch(run) <= reached and child.poll() is None:
-            time.sleep(0.005)
-        time.sleep(rng.uniform(0, 0.15))
-        assert child.poll() is None, "the run ended before the kill"
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        kills += 1
-    assert start("run", tmp_path / "model").wait() == 0
-    one, two = narrows.load(tmp_path / "whole-model"), narrows.load(tmp_path / "model")
-    assert_same(one, two)

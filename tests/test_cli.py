@@ -273,7 +273,7 @@ def test_wrong_usage(refused, command, words):
 CONFIGS = [
     ('dta = "iris"', ["'dta'", "'data'"]),
     ("data = 3", ["'data'", "text in quotes"]),
-    ("checkpoint = 1", ["'checkpoint'", "true or false"]),
+    ("checkpoint_every = 1", ["'checkpoint_every'", "text in quotes"]),
     ('data = "iris"\n[fields]\nbata = 4', ["'bata'", "'beta'"]),
     ('data = "iris"\n[fields]\nbeta = -1.0', ["'beta'", "≥ 0"]),
     ("data = iris", ["line 1", "column 8"]),
@@ -314,7 +314,7 @@ def test_force_keeps_the_old_run_until_the_new_one_is_trained(refused, iris_run)
     shutil.copytree(iris_run, "run")
     Path("run", "notes.txt").write_text("mine")
     before = snapshot("run")
-    command = ["fit", "iris", "--epochs", 2, "--out", "run", "--force", "--checkpoint"]
+    command = ["fit", "iris", "--epochs", 2, "--out", "run", "--force"]
     refused(1, ["learning_rate"], *command, "--learning-rate", 1e9)
     assert {k: v for k, v in snapshot("run").items() if "checkpoints" not in k.parts} == before
     assert call(*command) == 0
@@ -345,39 +345,70 @@ def test_two_runs_do_not_share_a_folder(refused):
 
 @pytest.mark.usefixtures("_no_report")
 def test_an_interrupted_run_resumes_exactly(monkeypatch, capsys, refused):
-    command = ["fit", "iris", "--epochs", 4]
+    command = ["fit", "iris", "--epochs", 4, "--checkpoint-every", "epoch"]
     assert call(*command, "--out", "whole") == 0
-    save = checkpoint.save
+    write = checkpoint.write
 
     def interrupt(folder, training):
-        save(folder, training)
+        write(folder, training)
         if training.epoch == 2:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", interrupt)
-        refused(130, ["interrupted"], *command, "--out", "run", "--checkpoint")
-    refused(2, ["--resume"], *command, "--out", "run")
+        patch.setattr(checkpoint, "write", interrupt)
+        hint = "interrupted: go on with 'narrows resume run'."
+        refused(130, [hint], *command, "--out", "run")
+    assert Path("run", "checkpoints", "epoch-000002-step-000001").exists()
+    refused(2, ["narrows resume run"], *command, "--out", "run")
     refused(
         1, ["epochs (4 there, 5 here)"], "fit", "iris", "--epochs", 5, "--out", "run", "--resume"
     )
-    assert call("fit", "--out", "run", "--resume") == 0
+    Path("run").rename("moved")
+    assert call("resume", "moved") == 0
     assert "Resumed after epoch 2" in capsys.readouterr().out
+    weights = [
+        Path(run, "model", "weights.safetensors").read_bytes() for run in ("moved", "whole")
+    ]
+    assert weights[0] == weights[1]
+    assert call("resume", "moved") == 0
+    assert capsys.readouterr().out == "The run was complete already.\n"
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_an_evaluation_that_failed_is_done_again_without_training(monkeypatch, capsys, refused):
+    def fail(*_, **__):
+        raise RuntimeError("no picture")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("narrows.evaluation.render", fail)
+        refused(1, ["no picture"], "fit", *IRIS, "--out", "run")
+    assert call("resume", "run") == 0
+    assert "The training was complete already." in capsys.readouterr().out
+    assert {path.name for path in Path("run").iterdir()} == RESULTS
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_a_run_that_died_before_its_first_checkpoint_begins_again():
+    assert call("fit", *IRIS, "--out", "whole") == 0
+    settings = Path("run", "checkpoints", "run.toml")
+    settings.parent.mkdir(parents=True)
+    shutil.copy(Path("whole", "run.toml"), settings)
+    assert call("resume", "run") == 0
     weights = [Path(run, "model", "weights.safetensors").read_bytes() for run in ("run", "whole")]
     assert weights[0] == weights[1]
-    assert call("fit", "--out", "run", "--resume") == 0
-    assert "complete already" in capsys.readouterr().out
 
 
-def test_sigterm_ends_tidily():
+def test_sigterm_ends_tidily_and_soon():
     place = Path("runs", "iris-vae", "checkpoints")
-    command = ["-m", "narrows", "fit", "iris", "--epochs", "100000", "--checkpoint"]
+    command = ["-m", "narrows", "fit", "iris", "--epochs", "100000", "--checkpoint-every", "epoch"]
     with python(*command) as process:
         while not any(place.glob("epoch-*")):
             assert process.poll() is None
             time.sleep(0.05)
+        start = time.monotonic()
         process.send_signal(signal.SIGTERM)
         assert process.communicate(timeout=20) == ("", "")
+        assert time.monotonic() - start < 5
     assert process.returncode == 143
     assert {path.name[:6] for path in place.iterdir()} == {"epoch-", "run.to"}
 

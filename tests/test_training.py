@@ -11,10 +11,11 @@ from torch import nn
 import narrows
 from narrows.data.sources import Batch, InMemory
 from narrows.errors import TrainingError
+from narrows.log import Log
 from narrows.net import Move, Net
 from narrows.optimizer import CLEARED
 from narrows.parts.latents import Gaussian
-from narrows.training import Log, Training, average, total
+from narrows.training import Training, average, total
 
 SMALL = {"latent_dim": 2, "hidden": (8,), "epochs": 4, "batch_size": 32}
 

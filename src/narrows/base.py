@@ -163,6 +163,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         if options.get("resume") and self.seed is None:
             raise ParameterError("resume=True needs a seed: with None, every run is another one.")
         folder, resume = options.pop("checkpoint", None), options.pop("resume", False)
+        every = checkpoint.interval(options.pop("checkpoint_every", "epoch"))
         device = resolve_device(self.device)
         with self._unharmed(), seeded(self.seed, device) as seed:
             self.__dict__.pop("_partial", None)
@@ -170,17 +171,14 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
                 X, device, seed, self.warm_start, self.validation, y=y, **options
             )
             training = Training(self, source, held, epochs(self, source), seed)
-            if folder is not None:
-                checkpoint.begin(Path(folder), training, bool(resume))
-            with Display(type(self).__name__, training.epochs, self.verbose) as display:
-
-                def report(training: Training) -> None:
-                    display(training)
-                    if folder is not None:
-                        checkpoint.save(Path(folder), training)
-
-                with threads(self._threads(source)):
-                    training.run(report)
+            with (
+                Display(type(self).__name__, training.epochs, self.verbose) as display,
+                threads(self._threads(source)),
+            ):
+                if folder is None:
+                    training.run(display)
+                else:
+                    checkpoint.run(training, display, Path(folder), every, bool(resume))
             self._finish(training)
         return self
 

@@ -1,57 +1,125 @@
-"""Resume exactly where training stopped: its whole state, at the end of every epoch."""
+"""Training that lasts: its whole state in a folder, and resumption exactly where it stopped."""
 
-import hashlib
 import json
+import re
 import shutil
+import time
 import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from math import inf
 from pathlib import Path
 from typing import Any
 
-from narrows.errors import FileError, ModelFileError
-from narrows.storage import pack, unpack, write_folder
-from narrows.training import Training
+from narrows.errors import FileError, ModelFileError, NonFiniteError, ParameterError
+from narrows.signals import Held
+from narrows.storage import locked, pack, recover, unpack, write_folder
+from narrows.training import Stopped, Training, group
 
-__all__ = ["KEPT", "begin", "resume", "save"]
+__all__ = ["KEPT", "interval", "resume", "run", "write"]
 
 KEPT = 3
 """How many checkpoints stay in the folder."""
 FILES = ("state.json", "state.safetensors")
 FREE = {"verbose"}
 """Fields that may change between a run and its resumption."""
+SECONDS = {"s": 1, "min": 60, "h": 3600}
 
 
-def begin(folder: Path, training: Training, resume_run: bool) -> None:
-    """Make the folder ready for a run before it starts, or go back to where a run stopped.
+def run(
+    training: Training,
+    report: Callable[[Training], None],
+    folder: Path,
+    every: tuple[float, float],
+    resume_run: bool,
+) -> None:
+    """Run a training to its end, with its state in a folder that no other run may write to.
+
+    SIGINT and SIGTERM act after the step under way, once the state is saved; a second one acts at
+    once. Of a save that fails a warning tells, and training goes on.
+
+    Args:
+        training: the run, before its first step.
+        report: called after every epoch.
+        folder: where the newest `KEPT` checkpoints are.
+        every: what `interval` returns; the end of the run is saved in any case.
+        resume_run: go on from the newest checkpoint, if there is one.
 
     Raises:
-        FileError: it cannot be written, or holds another run that shall not be resumed.
+        FileError: the folder cannot be written, is in use, or holds a run that shall not be
+            resumed, or not like this.
+        ModelFileError: every checkpoint is damaged.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".probe").mkdir(exist_ok=True)
-        (folder / ".probe").rmdir()
-    except OSError as error:
-        raise FileError(f"Cannot make the folder {folder}: {error.strerror or error}.") from error
-    if resume_run:
-        resume(folder, training)
-    elif _checkpoints(folder):
-        raise FileError(
-            f"{folder} holds the checkpoints of a run. Go on from them with resume=True, or "
-            "choose another folder."
+    _make(folder)
+    with locked(folder) as ours:
+        recover(folder)
+        if resume_run:
+            resume(folder, training)
+        elif _checkpoints(folder):
+            raise FileError(
+                f"{folder} holds the checkpoints of a run. Go on from them with resume=True, or "
+                "choose another folder."
+            )
+        saver = _Saver(folder, report, every, ours)
+        training.after_step = saver.after_step
+        with Held(training.stop) as signals:
+            finished = False
+            while not finished:
+                try:
+                    training.run(saver.after_epoch)
+                    finished = True
+                except Stopped:
+                    training.stopping = False
+                    with suppress(NonFiniteError):  # the checkpoint before is the newest sound one
+                        saver.write(training)
+                signals.release()
+
+
+def interval(every: int | str) -> tuple[float, float]:
+    """Return after how many steps, and after how many seconds, a checkpoint is due.
+
+    Args:
+        every: "epoch" for the end of every epoch (neither is ever due), a number of steps, or a
+            time in "s", "min" or "h", such as "10 min".
+
+    Raises:
+        ParameterError: it is none of these.
+    """
+    if every == "epoch":
+        return inf, inf
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *(s|min|h)|(\d+)", str(every))
+    number, unit, steps = found.groups() if found else ("0", "s", None)
+    due = (int(steps), inf) if steps else (inf, float(number) * SECONDS[unit])
+    if not min(due):
+        raise ParameterError(
+            "checkpoint_every must be 'epoch', a number of steps, or a time such as '30 s', "
+            f"'10 min' or '2 h'. Got {every!r} instead."
         )
+    return due
 
 
-def save(folder: Path, training: Training) -> None:
-    """Write the state after an epoch as ``epoch-000012`` and drop all but the newest few.
+def write(folder: Path, training: Training) -> None:
+    """Write the state as ``epoch-000012``, or ``epoch-000012-step-000345`` within the next epoch.
+
+    All but the newest few go, and any that are ahead of it: the run has gone back.
 
     Raises:
         FileError: it cannot be written; earlier checkpoints are untouched.
+        NonFiniteError: the state is not sound.
     """
-    state = {"identity": identity(training), **training.numbers()}
+    training.check()
     path = folder / f"epoch-{training.epoch:06d}"
-    write_folder(path, pack(state, training.tensors(), FILES), overwrite=True)
-    for old in _checkpoints(folder)[:-KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
+    if training.position:
+        path = path.with_name(f"{path.name}-step-{training.position:06d}")
+    state, tensors = {"identity": identity(training), **training.numbers()}, training.tensors()
+    if (good := training.good) and (training.position or state["history"] != good[1]["history"]):
+        state["good"] = good[1]
+        tensors |= {f"good.{k}": v for k, v in good[0].items()}
+    write_folder(path, pack(state, tensors, FILES), overwrite=True)
+    known = _checkpoints(folder)
+    place = known.index(path) + 1
+    for other in known[: max(0, place - KEPT)] + known[place:]:
+        shutil.rmtree(other, ignore_errors=True)
 
 
 def resume(folder: Path, training: Training) -> int:
@@ -70,6 +138,10 @@ def resume(folder: Path, training: Training) -> int:
             continue
         _compare(path, state["identity"], identity(training))
         training.load(tensors, state)
+        if "good" in state:
+            training.good = group(tensors, "good"), state["good"]
+        elif not training.position:
+            training.good = training.snapshot()
         return training.epoch
     if found:
         raise ModelFileError(
@@ -82,15 +154,80 @@ def resume(folder: Path, training: Training) -> int:
 def identity(training: Training) -> dict[str, Any]:
     """Return what must be equal for a resumption to be exact: class, fields and data."""
     sources = [source for source in (training.source, training.validation) if source is not None]
-    sums = [
-        hashlib.sha256(tensor.cpu().numpy().tobytes()).hexdigest()
-        for source in sources
-        for tensor in source.tensors().values()
-    ]
     model = training.model
     fields = {k: v for k, v in model.fields().items() if k not in FREE}
-    known = {"class": type(model).__name__, **fields, "data": sums}
+    data = [source.digest for source in sources]
+    known = {"class": type(model).__name__, **fields, "data": data}
     return dict(json.loads(json.dumps(known)))  # as it comes back from a file
+
+
+class _Saver:
+    """Saves a run whenever that is due.
+
+    Args:
+        folder: where to.
+        report: called after every epoch, before it is saved.
+        every: after so many steps, or so many seconds, a checkpoint is due; with both infinite, at
+            the end of every epoch.
+        ours: tells whether the folder is still there, and the same.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        report: Callable[[Training], None],
+        every: tuple[float, float],
+        ours: Callable[[], bool],
+    ) -> None:
+        self.folder, self.report, self.ours = folder, report, ours
+        self.steps, self.seconds = every
+        self.done, self.since = 0, time.monotonic()
+        self.failing = False
+
+    @property
+    def due(self) -> bool:
+        """Whether there were enough steps, or seconds, since the last checkpoint."""
+        return self.done >= self.steps or time.monotonic() - self.since >= self.seconds
+
+    def after_step(self, training: Training) -> None:
+        """Save what is due."""
+        self.done += 1
+        if self.due:
+            self.write(training)
+
+    def after_epoch(self, training: Training) -> None:
+        """Report the epoch, and save what is due: every epoch, or at the end of the run."""
+        self.report(training)
+        if self.steps == self.seconds or self.due or training.over:
+            self.write(training)
+
+    def write(self, training: Training) -> None:
+        """Write a checkpoint; where that fails, say so once, and let training go on."""
+        try:
+            if not self.ours():
+                raise FileError(
+                    f"The folder {self.folder} has vanished, or is another one by now."
+                )
+            write(self.folder, training)
+            self.failing = False
+        except FileError as error:
+            if not self.failing:
+                warnings.warn(
+                    f"{error} Training goes on, and tries to save its state the next time.",
+                    stacklevel=2,
+                )
+            self.failing = True
+        self.done, self.since = 0, time.monotonic()
+
+
+def _make(folder: Path) -> None:
+    """Make a folder, and find out whether it can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".probe").mkdir(exist_ok=True)
+        (folder / ".probe").rmdir()
+    except OSError as error:
+        raise FileError(f"Cannot make the folder {folder}: {error.strerror or error}.") from error
 
 
 def _compare(path: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
@@ -107,4 +244,5 @@ def _compare(path: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder, from the first to the newest."""
     return sorted(path for path in folder.glob("epoch-*") if path.is_dir())

@@ -11,6 +11,7 @@ __all__ = [
     "MissingExtraError",
     "ModelFileError",
     "NarrowsError",
+    "NonFiniteError",
     "ParameterError",
     "TrainingError",
     "nearest",
@@ -50,6 +51,10 @@ class ModelFileError(FileError):
 
 class TrainingError(NarrowsError, RuntimeError):
     """Training cannot go on."""
+
+
+class NonFiniteError(TrainingError):
+    """A loss, a gradient or a weight became infinite or not a number."""
 
 
 class MissingExtraError(NarrowsError, ImportError):

@@ -71,7 +71,10 @@ class FitOptions(TypedDict, total=False):
         validation: held-out data like X, instead of the `validation` fraction; ``(X, y)`` for
             models that read y.
         groups: ``(n,)``; rows of one group are held out together.
-        checkpoint: folder for the state of training, written after every epoch.
+        checkpoint: folder for the state of training; SIGINT and SIGTERM save it too, and a second
+            one acts at once.
+        checkpoint_every: when it is saved: after every "epoch", after so many steps, or a time
+            such as "10 min" ("s", "min", "h").
         resume: go on from the newest checkpoint in that folder.
     """
 
@@ -79,6 +82,7 @@ class FitOptions(TypedDict, total=False):
     validation: Any
     groups: ArrayLike | None
     checkpoint: str | Path | None
+    checkpoint_every: int | str
     resume: bool
 
 
@@ -90,8 +94,10 @@ def check_options(options: FitOptions) -> None:
             raise UnknownParameterError(
                 f"fit has no option '{name}'.{nearest(name, known)} It has: {', '.join(known)}."
             )
-    if options.get("resume") and options.get("checkpoint") is None:
+    if options.get("checkpoint") is None and options.get("resume"):
         raise ParameterError("resume=True needs checkpoint=, the folder to resume from.")
+    if options.get("checkpoint") is None and "checkpoint_every" in options:
+        raise ParameterError("checkpoint_every needs checkpoint=, the folder to write to.")
 
 
 def sources(

@@ -5,8 +5,8 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,10 @@ __all__ = [
     "FORMAT",
     "atomic_write",
     "load_model",
+    "locked",
     "pack",
     "read_folder",
+    "recover",
     "save_model",
     "unpack",
     "versions",
@@ -137,6 +139,48 @@ def read_folder(path: Path_) -> dict[str, bytes]:
                 "from a copy."
             )
     return files
+
+
+def recover(folder: Path) -> None:
+    """Tidy up what writers that died left in a folder; what they had set aside comes back."""
+    for partial in folder.glob(".*.partial"):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.unlink(missing_ok=True)
+    for previous in folder.glob(".*.previous"):
+        path = folder / previous.name.removeprefix(".").removesuffix(".previous")
+        if path.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+        else:
+            previous.replace(path)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[Callable[[], bool]]:
+    """Lock a folder; the kernel lets go of it however the process ends.
+
+    Yields:
+        A function that tells whether this is still the folder at its path.
+
+    Raises:
+        FileError: another process holds it.
+    """
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+
+    def same() -> bool:
+        return folder.exists() and os.path.samestat(os.stat(folder), os.fstat(handle))
+
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FileError(
+                f"Another run is writing to {folder}: wait for its end, or choose another folder."
+            ) from error
+        yield same
+    finally:
+        os.close(handle)
 
 
 def pack(

@@ -5,15 +5,17 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from math import cos, pi
-from typing import TYPE_CHECKING, Any, NoReturn
+from itertools import islice
+from math import cos, nan, pi
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from narrows.compiled import Graph, GraphError, compiling, repays
 from narrows.data.sources import Batch, InMemory
-from narrows.errors import TrainingError
+from narrows.errors import NonFiniteError
+from narrows.log import Log, Row, not_finite
 from narrows.net import Move, Stage, Terms
 from narrows.optimizer import CLEARED, optimizers
 from narrows.runtime import cuda_devices, keep_memory
@@ -21,10 +23,10 @@ from narrows.runtime import cuda_devices, keep_memory
 if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
 
-__all__ = ["SCHEDULES", "Training"]
+__all__ = ["SCHEDULES", "Stopped", "Training"]
 
-Row = dict[str, float]
-"""One epoch of the history: every named term, for train and validation."""
+State = tuple[dict[str, Tensor], dict[str, Any]]
+"""The state of a run: tensors by name, and JSON data."""
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
@@ -35,6 +37,14 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 WATCHED = 16
 """Statistics beside the terms (mse, ...) are taken from about so many batches of an epoch."""
+APART = 256
+"""Steps between two states that are kept in memory to go back to, at the least."""
+RETRIES = 3
+"""How often a run goes back and on at half the learning rate when it meets what is not finite."""
+
+
+class Stopped(BaseException):
+    """Training was asked to stop: it did, between two steps, and can go on from there."""
 
 
 class Training:
@@ -68,17 +78,38 @@ class Training:
         self.compiled &= epochs is not None  # a single pass repays no graph
         self.graph: Graph | None = None
         self.sampler = torch.Generator().manual_seed(seed)
-        self.epoch = 0
+        self.epoch = self.position = 0  # epochs that are done, and steps of the one under way
+        self.order, self.started = self.sampler.get_state(), time.perf_counter()
+        self.log = Log(self)
         self.history: list[Row] = []
         self.best = Best()
+        self.good: State | None = None
+        self.retries = 0
+        self.stopping = False
+        self.after_step: Callable[[Training], None] | None = None
 
     def run(self, report: Callable[["Training"], None]) -> list[Row]:
-        """Train to the last epoch, or until patience runs out; return the history."""
+        """Train to the last epoch, or until patience runs out; return the history.
+
+        Where a loss or a weight is not finite, it goes back to the last good state, and on from
+        there at half the learning rate, a few times.
+
+        Args:
+            report: called after every epoch.
+
+        Raises:
+            NonFiniteError: that did not help, or there is no good state.
+            Stopped: `stop` was called; to call `run` again goes on.
+        """
         keep_memory()
         with compiling() if self.compiled else nullcontext():
-            while self.epoch < (self.epochs or 1) and not self.exhausted:
-                self.run_epoch()
-                report(self)
+            while not self.over:
+                try:
+                    self.run_epoch()
+                    self.keep_good()
+                    report(self)
+                except NonFiniteError as error:
+                    self.go_back(error)
         if self.best.weights:
             self.net.load_state_dict(self.best.weights)
         if self.skipped:
@@ -89,6 +120,51 @@ class Training:
             )
         return self.history
 
+    def keep_good(self) -> None:
+        """Keep a sound state to go back to, after epochs that make `APART` steps or more.
+
+        Raises:
+            NonFiniteError: the state is not sound, or every update since the last was skipped.
+        """
+        epoch, skipped = 0, 0
+        if self.good is not None:
+            epoch, skipped = len(self.good[1]["history"]), self.good[1]["skipped"]
+        steps = (self.epoch - epoch) * self.source.steps(self.model.batch_size)
+        if self.good is None or steps >= APART or self.over:
+            self.check()
+            if steps >= APART and self.skipped - skipped >= steps:
+                self.log.fail("gradient", nan, self.log.step)
+            self.good = self.snapshot()
+
+    def check(self) -> None:
+        """Stop at a term or a tensor that is not finite.
+
+        Raises:
+            NonFiniteError: there is one.
+        """
+        self.log.flush()
+        for name, value in not_finite(self.tensors()).items():
+            self.log.fail(f"tensor '{name}'", value, self.log.step)
+
+    def go_back(self, error: NonFiniteError) -> None:
+        """Go back to the last good state, and halve the learning rates."""
+        if self.good is None or self.retries == RETRIES:
+            raise error
+        retries = self.retries + 1
+        self.load(*self.good)
+        self.slow_down(retries)
+        warnings.warn(
+            f"{error} Training went back to the end of epoch {self.epoch}, and goes on at half "
+            "the learning rate.",
+            stacklevel=2,
+        )
+
+    def slow_down(self, retries: int) -> None:
+        """Halve the learning rates for every retry."""
+        for optimizer in self.optimizers.values():
+            optimizer.base_rate *= 0.5 ** (retries - self.retries)
+        self.retries = retries
+
     def enter(self, epoch: int) -> None:
         """Be in the stage that an epoch is part of; a new one has optimizers that know nothing."""
         stage = [stage for stage in self.stages if stage.start <= epoch][-1]
@@ -97,6 +173,8 @@ class Training:
             self.stage, self.optimizers = stage, optimizers(self.model, stage)
             self.graph, self.clocks = None, clocks(stage)
             next(iter(self.optimizers.values())).skipped.fill_(skipped)
+            retries, self.retries = self.retries, 0
+            self.slow_down(retries)
 
     def length(self, stage: Stage) -> int:
         """Return how many epochs a stage has."""
@@ -118,18 +196,25 @@ class Training:
         return sum(int(optimizer.skipped) for optimizer in self.optimizers.values())
 
     def run_epoch(self) -> None:
-        """Train on every sample once, validate, and write the history."""
+        """Train on every sample once, or on those that are left; validate; write the history."""
         self.enter(self.epoch)
-        start = time.perf_counter()
+        if not self.position:
+            self.order, self.started = self.sampler.get_state(), time.perf_counter()
+            self.log = Log(self)
         row = self.train_epoch()
-        row["seconds"] = time.perf_counter() - start
+        row["seconds"] = time.perf_counter() - self.started
         if self.validation is not None:
             row |= {f"validation_{k}": v for k, v in self.validate(self.validation).items()}
-        self.epoch += 1
+        self.epoch, self.position = self.epoch + 1, 0
         self.history.append({"epoch": self.epoch, **row})
         self.model.after_epoch()
         if self.model.patience is not None and self.stage is self.stages[-1]:
             self.best = self.best.against(row.get("validation_loss", row["loss"]), self)
+
+    @property
+    def over(self) -> bool:
+        """Whether there is no further epoch."""
+        return self.epoch >= (self.epochs or 1) or self.exhausted
 
     @property
     def exhausted(self) -> bool:
@@ -138,16 +223,31 @@ class Training:
         return patience is not None and best > 0 and self.epoch - best >= patience
 
     def train_epoch(self) -> Row:
-        """Make one pass over the source; return the mean of every term."""
+        """Make one pass over the source, or the rest of one; return the mean of every term."""
         self.net.eval()
         self.stage.net.train()
-        size, log = self.model.batch_size, Log(self)
+        size = self.model.batch_size
         steps = self.source.steps(size)
-        for i, batch in enumerate(self.source.batches(size, self.sampler)):
+        self.sampler.set_state(self.order)
+        batches = islice(self.source.batches(size, self.sampler), self.position, None)
+        for i, batch in enumerate(batches, self.position):
             self.advance(self.epoch * steps + i, steps)
-            log.add(self.move(batch, i % max(1, steps // WATCHED) == 0), batch)
+            self.log.add(self.move(batch, i % max(1, steps // WATCHED) == 0), batch)
+            self.position = i + 1
+            if self.after_step is not None:
+                self.after_step(self)
+            self.may_go_on()
         first, *_ = self.optimizers.values()
-        return log.means() | {"learning_rate": float(first.rate)}
+        return self.log.means() | {"learning_rate": float(first.rate)}
+
+    def stop(self) -> None:
+        """Stop after the step under way, or the batch of the validation."""
+        self.stopping = True
+
+    def may_go_on(self) -> None:
+        """Stop here if that was asked for."""
+        if self.stopping:
+            raise Stopped
 
     def advance(self, done: int, steps: int) -> None:
         """Write how far the stage is, and the learning rates that follow from it."""
@@ -220,6 +320,7 @@ class Training:
                     if move.step is not None:
                         terms |= self.stage.net.statistics(move.step)
                 log.add(terms, batch)
+                self.may_go_on()
         return log.means()
 
     def moves(self, batch: Batch) -> Iterator[Move]:
@@ -241,32 +342,46 @@ class Training:
         state |= {f"best.{k}": v for k, v in self.best.weights.items()}
         for player, optimizer in self.optimizers.items():
             state |= {f"{player}.{k}": v for k, v in optimizer.state().items()}
-        state |= {"sampler": self.sampler.get_state(), "noise": torch.get_rng_state()}
+        order = self.order if self.position else self.sampler.get_state()
+        state |= {"sampler": order, "noise": torch.get_rng_state()}
         if self.device.type == "cuda":
             state["noise_cuda"] = torch.cuda.get_rng_state(self.device)
         return state
 
     def numbers(self) -> dict[str, Any]:
         """Return the rest of the state as JSON data."""
-        best = [self.best.loss, self.best.epoch]
-        return {"history": list(self.history), "best": best, "compiled": self.compiled}
+        state = {
+            "history": list(self.history),
+            "best": [self.best.loss, self.best.epoch],
+            "compiled": self.compiled,
+            "skipped": self.skipped,
+            "retries": self.retries,
+        }
+        if self.position:
+            state |= {"log": self.log.state(), "seconds": time.perf_counter() - self.started}
+        return state
 
-    def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return a copy of the state that `load` takes."""
-        return {k: v.clone() for k, v in self.tensors().items()}, self.numbers()
+    def snapshot(self) -> State:
+        """Return a copy of the state that `load` takes, beside the device's memory."""
+        return {k: v.to("cpu", copy=True) for k, v in self.tensors().items()}, self.numbers()
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Go back to a saved state, in place."""
         self.history, self.compiled = list(numbers["history"]), numbers["compiled"]
         self.epoch = len(self.history)
-        self.enter(max(self.epoch - 1, 0))
+        log = numbers.get("log", {"step": 0})
+        self.position, self.log = log["step"], Log(self, **log)
+        self.started = time.perf_counter() - numbers.get("seconds", 0.0)
+        self.enter(self.epoch if self.position else max(self.epoch - 1, 0))
+        self.slow_down(numbers["retries"])
         parts = {name: group(tensors, name) for name in ("net", "best", *self.optimizers)}
         self.net.load_state_dict(parts["net"])
         for name, optimizer in self.optimizers.items():
             for key, value in optimizer.state().items():
                 value.copy_(parts[name][key])
-        self.sampler.set_state(tensors["sampler"].cpu())
+        self.order = tensors["sampler"].cpu()
+        self.sampler.set_state(self.order)
         torch.set_rng_state(tensors["noise"].cpu())
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["noise_cuda"].cpu(), self.device)
@@ -288,58 +403,6 @@ class Best:
             return self
         weights = {k: v.clone() for k, v in training.net.state_dict().items()}
         return Best(loss, training.epoch, weights)
-
-
-class Log:
-    """Sums terms over an epoch without waiting for the device at every step."""
-
-    every = 256
-
-    def __init__(self, training: Training) -> None:
-        self.training = training
-        self.pending: dict[str, list[tuple[Tensor, int]]] = {}
-        self.sums: dict[str, list[float]] = {}
-        self.step = 0
-
-    def add(self, terms: Terms, batch: Batch) -> None:
-        """Note the terms of one batch."""
-        count = len(batch)
-        for name, value in terms.items():
-            self.pending.setdefault(name, []).append((value, count))
-        self.step += 1
-        if self.step % self.every == 0:
-            self.flush()
-
-    def means(self) -> Row:
-        """Return the mean of every term over the samples."""
-        self.flush()
-        return {name: value / count for name, (value, count) in self.sums.items()}
-
-    def flush(self) -> None:
-        """Bring what is pending to the host, and stop at a value that is not finite."""
-        for name, pairs in self.pending.items():
-            values = torch.stack([value for value, _ in pairs]).cpu().double()
-            counts = torch.tensor([count for _, count in pairs], dtype=torch.float64)
-            if not values.isfinite().all():
-                first = int((~values.isfinite()).nonzero()[0])
-                self.fail(name, float(values[first]), self.step - len(pairs) + first + 1)
-            value, count = self.sums.get(name, [0.0, 0.0])
-            self.sums[name] = [value + float(values @ counts), count + float(counts.sum())]
-        self.pending.clear()
-
-    def fail(self, name: str, value: float, step: int) -> NoReturn:
-        """Say where the loss left the numbers."""
-        training = self.training
-        good = (
-            f"epoch {training.epoch} was the last good one"
-            if training.epoch
-            else "no epoch was good"
-        )
-        raise TrainingError(
-            f"The term '{name}' of {type(training.model).__name__} became {value} at step {step} "
-            f"of epoch {training.epoch + 1}; {good}. Lower learning_rate (now "
-            f"{training.model.learning_rate}), set gradient_clip, or look for extreme values in X."
-        )
 
 
 def clocks(stage: Stage) -> list[Tensor]:

@@ -205,15 +205,15 @@ def test_the_multiplier_is_saved_and_resumed(tmp_path, monkeypatch, digits):
     whole.save(tmp_path / "model")
     assert narrows.load(tmp_path / "model").net_.multiplier.value == value
 
-    save = checkpoint.save
+    write = checkpoint.write
 
     def stop(folder, training):
-        save(folder, training)
+        write(folder, training)
         if training.epoch == 3:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", stop)
+        patch.setattr(checkpoint, "write", stop)
         with pytest.raises(KeyboardInterrupt):
             make().fit(digits, checkpoint=tmp_path / "run")
     resumed = make().fit(digits, checkpoint=tmp_path / "run", resume=True)

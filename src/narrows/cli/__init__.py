@@ -1,5 +1,7 @@
 """The command line: its commands, its exit codes, and one sentence for each error."""
 
+import atexit
+import gc
 import signal
 import sys
 import threading
@@ -13,7 +15,7 @@ from cyclopts import App, CycloptsError
 
 from narrows import __version__
 from narrows.cli.apply import decode, encode, reconstruct, sample, score
-from narrows.cli.fit import fit
+from narrows.cli.fit import fit, resume
 from narrows.cli.flags import UsageError
 from narrows.cli.show import info, models
 from narrows.errors import NarrowsError, ParameterError
@@ -29,7 +31,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 commands: list[Callable[..., None]]
-commands = [fit, models, info, reconstruct, encode, decode, score, sample]
+commands = [fit, resume, models, info, reconstruct, encode, decode, score, sample]
 for place, command in enumerate(commands):
     app.command(command, sort_key=place)
 
@@ -39,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Interrupted, it is 130; terminated, 143.
     """
+    atexit.register(gc.freeze)  # a last collection of garbage would take a second
     words = list(sys.argv[1:] if argv is None else argv)
     end = words.index("--") if "--" in words else len(words)
     debug = "--debug" in words[:end]
@@ -66,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _judge(error: BaseException) -> tuple[int, str]:
     """Return the exit code for an error, and its sentence."""
     if isinstance(error, KeyboardInterrupt):
-        return 130, "interrupted."
+        return 130, f"interrupted: {error}." if error.args else "interrupted."
     if isinstance(error, CycloptsError | UsageError | ParameterError):
         return 2, str(error)
     if isinstance(error, NarrowsError):

@@ -11,7 +11,15 @@ from cyclopts import Parameter
 from narrows.cli.flags import Fields, Model, UsageError, find_model, parse, read_pairs
 from narrows.cli.inputs import holds_graph, parse_size, read_data
 from narrows.cli.plan import Plan
-from narrows.cli.runs import CHECKPOINTS, claim, summarise, write_model, write_results
+from narrows.cli.runs import (
+    CHECKPOINTS,
+    SETTINGS,
+    claim,
+    complete,
+    summarise,
+    write_model,
+    write_results,
+)
 from narrows.cli.show import show, show_run
 
 if TYPE_CHECKING:
@@ -19,7 +27,7 @@ if TYPE_CHECKING:
     from narrows.data.files import Dataset
     from narrows.evaluation import Evaluation
 
-__all__ = ["fit"]
+__all__ = ["fit", "resume"]
 
 OF_GRAPHS = "variationalgraph"
 """The model of graphs where none is named."""
@@ -38,7 +46,7 @@ def fit(
     size: str | None = None,
     config: Path | None = None,
     set_: Annotated[Sequence[str], Parameter("--set", negative=(), show_default=False)] = (),
-    checkpoint: Switch = False,
+    checkpoint_every: str | None = None,
     resume: Switch = False,
     force: Switch = False,
     fields: Annotated[Fields | None, Parameter("*")] = None,
@@ -58,18 +66,19 @@ def fit(
         size: HEIGHTxWIDTH to resize images to.
         config: TOML file with these settings and a table [fields]; flags count for more.
         set_: FIELD=VALUE, the same as the field's flag.
-        checkpoint: keep the state of training in OUT/checkpoints after every epoch.
+        checkpoint_every: when the state of training is saved in OUT/checkpoints, until the run
+            is complete: "epoch", a number of steps, or a time in s, min or h (default "1 min").
         resume: go on from the newest checkpoint in OUT.
         force: replace the run in OUT; it stays until the new one is trained.
         fields: parameters of the model.
     """
     options: dict[str, Any] = {"data": data, "model": model, "out": out, "labels": labels}
     options |= {"groups": groups, "weight": weight, "size": size}
-    options |= {"checkpoint": checkpoint or resume or None}
+    options |= {"checkpoint_every": checkpoint_every}
     given = vars(fields) if fields else {}
     values = read_pairs(set_) | {k: parse(v, k) for k, v in given.items() if v is not None}
     if resume and out and not (data or config):
-        config = Path(out, CHECKPOINTS, "run.toml")
+        config = Path(out, CHECKPOINTS, SETTINGS)
     plan = Plan() if config is None else Plan.read(config)
     known = {key: value for key, value in options.items() if value is not None}
     plan = replace(plan, **known, fields=plan.fields | values)
@@ -83,6 +92,18 @@ def fit(
     plan = replace(plan, model=entry.command)
     with claim(plan.place, resume=resume, force=force):
         _run(plan, entry, resume)
+
+
+def resume(run: str, /) -> None:
+    """Go on with a run that was stopped, with its own data and settings, as if it never had been.
+
+    Args:
+        run: folder of the run.
+    """
+    if complete(Path(run)):
+        show("The run was complete already.")
+    else:
+        fit(out=run, resume=True)
 
 
 def _run(plan: Plan, entry: Model, resume: bool) -> None:
@@ -109,7 +130,7 @@ def _run(plan: Plan, entry: Model, resume: bool) -> None:
         seconds = time.perf_counter() - start
         report = render(model, dataset, evaluation, command=plan.command(), seconds=seconds)
         summary = summarise(model, dataset, evaluation, seconds)
-    write_results(place, {"report.html": report, "run.toml": plan.toml()}, summary)
+    write_results(place, {"report.html": report, SETTINGS: plan.toml()}, summary)
     show_run(summary)
     show(f"Report: {place / 'report.html'}")
 
@@ -122,7 +143,7 @@ def _open(plan: Plan) -> "Dataset":
 
 
 def _train(model: "BaseAutoencoder", dataset: "Dataset", plan: Plan, resume: bool) -> None:
-    """Fit the model, with checkpoints where they are asked for."""
+    """Fit the model, with its state in the folder of checkpoints."""
     from narrows.storage import atomic_write
 
     options: dict[str, Any] = {}
@@ -130,18 +151,26 @@ def _train(model: "BaseAutoencoder", dataset: "Dataset", plan: Plan, resume: boo
         options["groups"] = dataset.columns[plan.groups]
     if plan.weight is not None:
         options["sample_weight"] = dataset.columns[plan.weight]
-    if not plan.checkpoint:
-        model.fit(dataset.X, dataset.y, **options)
-        return
     folder = plan.place / CHECKPOINTS
     folder.mkdir(exist_ok=True)
     if not resume:
-        atomic_write(folder / "run.toml", plan.toml())
-    done = max((int(path.name[6:]) for path in folder.glob("epoch-*")), default=0)
-    model.fit(dataset.X, dataset.y, checkpoint=folder, resume=resume, **options)
-    if resume:
+        atomic_write(folder / SETTINGS, plan.toml())
+    done = _epochs_saved(folder)
+    options |= {"checkpoint": folder, "checkpoint_every": plan.checkpoint_every, "resume": resume}
+    try:
+        model.fit(dataset.X, dataset.y, **options)
+    except KeyboardInterrupt as error:
+        if _epochs_saved(folder) is None:
+            raise
+        raise KeyboardInterrupt(f"go on with 'narrows resume {plan.place}'") from error
+    if resume and done is not None:
         complete = model.n_iter_ == done
-        show("The run was complete already." if complete else f"Resumed after epoch {done}.")
+        show("The training was complete already." if complete else f"Resumed after epoch {done}.")
+
+
+def _epochs_saved(folder: Path) -> int | None:
+    """Return how many epochs the newest checkpoint in a folder has behind it, None without one."""
+    return max((int(path.name[6:12]) for path in folder.glob("epoch-*")), default=None)
 
 
 def _evaluate(model: "BaseAutoencoder", X: Any, weight: Any = None) -> "Evaluation":

@@ -26,7 +26,7 @@ class Plan:
         groups: column whose equal values are held out together.
         weight: column of the sample weights.
         size: "HxW" to resize images to.
-        checkpoint: whether the state of training is kept after every epoch.
+        checkpoint_every: when the state of training is saved, as `fit` of a model takes it.
         fields: parameters of the model that are set.
     """
 
@@ -37,7 +37,7 @@ class Plan:
     groups: str | None = None
     weight: str | None = None
     size: str | None = None
-    checkpoint: bool = False
+    checkpoint_every: str = "1 min"
     fields: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -62,9 +62,9 @@ class Plan:
                     f"{path} has an unknown key '{key}'.{nearest(key, known)} "
                     f"It may have: {', '.join(known)}."
                 )
-            kind = {"checkpoint": bool, "fields": dict}.get(key, str)
+            kind = dict if key == "fields" else str
             if not isinstance(value, kind):
-                names = {bool: "true or false", dict: "a table", str: "text in quotes"}
+                names = {dict: "a table", str: "text in quotes"}
                 raise UsageError(f"{path}: '{key}' must be {names[kind]}. Got {value!r} instead.")
         values = {key: parse(value, key) for key, value in data.get("fields", {}).items()}
         return cls(**{**data, "fields": values})

@@ -5,14 +5,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from narrows.cli.flags import UsageError
-from narrows.errors import ModelFileError
+from narrows.errors import FileError, ModelFileError
 
 if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHECKPOINTS",
+    "SETTINGS",
     "check_writable",
     "claim",
+    "complete",
     "read_summary",
     "summarise",
     "write_model",
@@ -31,6 +33,7 @@ __all__ = [
 
 CHECKPOINTS = "checkpoints"
 PREVIOUS = "checkpoints.previous"
+SETTINGS = "run.toml"
 SUMMARY = "metrics.json"
 
 
@@ -48,7 +51,7 @@ def claim(place: Path, *, resume: bool, force: bool) -> Iterator[None]:
     except OSError as error:
         raise UsageError(f"The folder {place} cannot be made: {error.strerror}.") from error
     check_writable(place)
-    with _locked(place):
+    with _alone(place):
         if checkpoints.exists() and not resume:
             shutil.rmtree(previous, ignore_errors=True)
             checkpoints.rename(previous)
@@ -66,14 +69,14 @@ def claim(place: Path, *, resume: bool, force: bool) -> Iterator[None]:
 def _check_place(place: Path, resume: bool, force: bool) -> None:
     """Refuse a folder that another run or something else occupies."""
     checkpoints, model = place / CHECKPOINTS, place / "model"
-    kept = [path.name for path in checkpoints.glob("*") if path.name != "run.toml"]
-    if resume and not any(name.startswith("epoch-") for name in kept):
-        raise UsageError(f"There is nothing to resume in {checkpoints}. Start without --resume.")
+    kept = [path.name for path in checkpoints.glob("[!.]*") if path.name != SETTINGS]
+    if resume and not (checkpoints / SETTINGS).exists():
+        raise UsageError(f"There is nothing to resume in {place}.")
     if resume or not os.path.exists(place) or (place.is_dir() and not any(place.iterdir())):
         return
     if not force:
         unfinished = checkpoints.exists() and not (place / SUMMARY).exists()
-        hint = "go on with --resume, " if unfinished else ""
+        hint = f"go on with 'narrows resume {place}', " if unfinished else ""
         raise UsageError(f"{place} exists already: {hint}name another --out, or use --force.")
     foreign = [checkpoints / name for name in kept if not name.startswith("epoch-")]
     if model.exists() and not (model / "manifest.json").exists():
@@ -95,19 +98,25 @@ def check_writable(folder: Path) -> None:
 
 
 @contextmanager
-def _locked(place: Path) -> Iterator[None]:
-    """Lock a folder; the kernel lets go of it however the process ends."""
-    import fcntl
+def _alone(place: Path) -> Iterator[None]:
+    """Lock a folder.
 
-    handle = os.open(place, os.O_RDONLY)
-    try:
+    Raises:
+        UsageError: another run holds it.
+    """
+    from narrows.storage import locked
+
+    with ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            stack.enter_context(locked(place))
+        except FileError as error:
             raise UsageError(f"Another run is writing to {place}: name another --out.") from error
         yield
-    finally:
-        os.close(handle)
+
+
+def complete(place: Path) -> bool:
+    """Tell whether the run in a folder has come to its end."""
+    return (place / SUMMARY).exists() and not (place / CHECKPOINTS).exists()
 
 
 def summarise(
@@ -146,12 +155,13 @@ def write_model(place: Path, model: "BaseAutoencoder") -> None:
 
 
 def write_results(place: Path, texts: Mapping[str, str], summary: dict[str, Any]) -> None:
-    """Write the rest; the summary comes last, so that it says that all is there."""
+    """Write the rest, with the summary last, which says that all is there; drop checkpoints."""
     from narrows.storage import atomic_write
 
     for name, text in texts.items():  # a file's name need not be UTF-8
         atomic_write(place / name, text.encode("utf-8", "backslashreplace"))
     atomic_write(place / SUMMARY, json.dumps(summary, indent=1) + "\n")
+    shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)
 
 
 def read_summary(run: Path) -> dict[str, Any] | None:

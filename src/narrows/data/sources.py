@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -97,6 +99,15 @@ class InMemory:
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors that there are, by name."""
         return {name: t for name, t in vars(self).items() if isinstance(t, Tensor)}
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all samples with their names, types and shapes."""
+        found = sha256()
+        for name, tensor in self.tensors().items():
+            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            found.update(tensor.cpu().contiguous().view(-1).numpy().data)
+        return found.hexdigest()
 
     def steps(self, batch_size: int) -> int:
         """Return the number of batches of an epoch; a last one of a single sample is merged."""
