@@ -39,7 +39,7 @@ from narrows.parts.generation import Plan
 from narrows.parts.latents import DiagonalGaussian, Distribution, Latent
 from narrows.parts.principal import start_path
 from narrows.progress import Display
-from narrows.runtime import choose_threads, resolve_device, seeded, threads
+from narrows.runtime import choose_threads, products, resolve_device, seeded, threads
 from narrows.settings import Settings
 from narrows.storage import load_model, save_model, versions
 from narrows.training import Training, group
@@ -179,7 +179,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
                     if folder is not None:
                         checkpoint.save(Path(folder), training)
 
-                with threads(self._threads(source)):
+                with threads(self._threads(source)), products(self.precision):
                     training.run(report)
             self._finish(training)
         return self
@@ -197,10 +197,11 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
             if before := self.__dict__.get("_partial"):
                 training.load(*before)
             torch.manual_seed(seed + training.epoch)
-            with threads(self._threads(source)):
+            with threads(self._threads(source)), products(self.precision):
                 training.run_epoch()
-            self._finish(training)
             self._partial = training.snapshot()
+            training.exchange()
+            self._finish(training)
         return self
 
     def transform(self, X: Any, y: Any = None) -> Array:

@@ -3,36 +3,32 @@
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass, field
-from math import cos, pi
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
 
+from narrows.accumulation import Turn, joined
 from narrows.compiled import Graph, GraphError, compiling, repays
 from narrows.data.sources import Batch, InMemory
-from narrows.errors import TrainingError
+from narrows.errors import ParameterError, TrainingError
 from narrows.net import Move, Stage, Terms
 from narrows.optimizer import CLEARED, optimizers
 from narrows.runtime import cuda_devices, keep_memory
+from narrows.schedules import schedule_of
+from narrows.stopping import RULES, Best
 
 if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
 
-__all__ = ["SCHEDULES", "Training"]
+__all__ = ["Training"]
 
 Row = dict[str, float]
 """One epoch of the history: every named term, for train and validation."""
 
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda progress: 1.0,
-    "linear": lambda progress: 1.0 - progress,
-    "cosine": lambda progress: 0.5 * (1.0 + cos(pi * progress)),
-}
-"""Learning rate, relative to the field, as a function of progress after the warm-up."""
-
+HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Precisions of forward passes that take half of the memory."""
 WATCHED = 16
 """Statistics beside the terms (mse, ...) are taken from about so many batches of an epoch."""
 
@@ -57,6 +53,7 @@ class Training:
         epochs: int | None,
         seed: int,
     ) -> None:
+        check(model)
         self.model, self.net = model, model.net_
         self.source, self.validation = source, validation
         self.epochs, self.seed = epochs, seed
@@ -64,6 +61,7 @@ class Training:
         self.stages = model.stages(epochs)
         self.stage = self.stages[0]
         self.optimizers, self.clocks = optimizers(model, self.stage), clocks(self.stage)
+        self.schedule = schedule_of(model)
         self.compiled = self.repays() if model.compile == "auto" else model.compile
         self.compiled &= epochs is not None  # a single pass repays no graph
         self.graph: Graph | None = None
@@ -81,6 +79,8 @@ class Training:
                 report(self)
         if self.best.weights:
             self.net.load_state_dict(self.best.weights)
+        else:
+            self.exchange()
         if self.skipped:
             warnings.warn(
                 f"{self.skipped} updates were skipped because their gradients were not finite; "
@@ -94,6 +94,7 @@ class Training:
         stage = [stage for stage in self.stages if stage.start <= epoch][-1]
         if stage is not self.stage:
             skipped = self.skipped
+            self.exchange()
             self.stage, self.optimizers = stage, optimizers(self.model, stage)
             self.graph, self.clocks = None, clocks(stage)
             next(iter(self.optimizers.values())).skipped.fill_(skipped)
@@ -123,24 +124,46 @@ class Training:
         start = time.perf_counter()
         row = self.train_epoch()
         row["seconds"] = time.perf_counter() - start
-        if self.validation is not None:
-            row |= {f"validation_{k}": v for k, v in self.validate(self.validation).items()}
-        self.epoch += 1
-        self.history.append({"epoch": self.epoch, **row})
-        self.model.after_epoch()
-        if self.model.patience is not None and self.stage is self.stages[-1]:
-            self.best = self.best.against(row.get("validation_loss", row["loss"]), self)
+        with self.averaged():
+            if self.validation is not None:
+                row |= {f"validation_{k}": v for k, v in self.validate(self.validation).items()}
+            self.epoch += 1
+            self.history.append({"epoch": self.epoch, **row})
+            self.model.after_epoch()
+            if self.model.patience is not None and self.stage is self.stages[-1]:
+                self.best = self.best.against(self.losses[-1], self.epoch, self.net)
+
+    @property
+    def losses(self) -> list[float]:
+        """What the epochs of this stage are compared by; none where its layers learn alone."""
+        rows = self.history[self.stage.start :]
+        return [row.get("validation_loss", row["loss"]) for row in rows if "loss" in row]
 
     @property
     def exhausted(self) -> bool:
-        """Whether the best epoch lies `patience` epochs back."""
-        patience, best = self.model.patience, self.best.epoch
-        return patience is not None and best > 0 and self.epoch - best >= patience
+        """Whether patience has run out, in the last stage."""
+        ends, patience = self.stage is self.stages[-1], self.model.patience
+        return ends and patience is not None and RULES[self.model.stopping](self.losses, patience)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let the weights be their averages for a while, where `ema` keeps some."""
+        self.exchange()
+        try:
+            yield
+        finally:
+            self.exchange()
+
+    def exchange(self) -> None:
+        """Let weights and their averages change places."""
+        for optimizer in self.optimizers.values():
+            optimizer.exchange()
 
     def train_epoch(self) -> Row:
         """Make one pass over the source; return the mean of every term."""
         self.net.eval()
         self.stage.net.train()
+        self.schedule.see(self.losses)
         size, log = self.model.batch_size, Log(self)
         steps = self.source.steps(size)
         for i, batch in enumerate(self.source.batches(size, self.sampler)):
@@ -156,10 +179,7 @@ class Training:
         else:
             total = self.length(self.stage) * steps
             done -= self.stage.start * steps
-            progress, warmup = done / total, self.model.warmup
-            factor = (done + 1) / (warmup * total + 1)
-            if progress >= warmup:
-                factor = SCHEDULES[self.model.schedule]((progress - warmup) / (1 - warmup))
+            progress, factor = done / total, self.schedule(done, total)
         for clock in self.clocks:
             clock.fill_(progress)
         for optimizer in self.optimizers.values():
@@ -190,20 +210,45 @@ class Training:
         `watch` adds the statistics, which cost another look at the batch.
         """
         logged: Terms = {}
-        for move in self.moves(batch):
-            loss, means = total(move, batch.weight)
-            optimizer = self.optimizers[move.player]
-            # Only this player's parameters: a loss that fools the critic never trains it.
-            gradients = torch.autograd.grad(
-                loss, optimizer.parameters, allow_unused=True, materialize_grads=True
-            )
-            optimizer.update(gradients)
-            logged |= means
-            if move.step is not None:
+        for turn in self.turns(batch):
+            self.optimizers[turn.player].update(turn.gradients)
+            logged |= turn.means
+            if turn.steps:
+                step = joined(turn.steps)
                 if watch:
-                    logged |= self.stage.net.statistics(move.step)
-                self.stage.net.update(move.step)
+                    logged |= self.stage.net.statistics(step)
+                self.stage.net.update(step)
         return logged
+
+    def turns(self, batch: Batch) -> Iterator[Turn]:
+        """Yield the players' turns; the parts of an accumulated batch take each of them together.
+
+        Only one part's activations are in memory at a time.
+        """
+        games = [(self.moves(part), part) for part in batch.split(self.model.accumulation)]
+        while True:
+            turn: Turn | None = None
+            for moves, part in games:
+                if (move := next(moves, None)) is None:
+                    return
+                one = self.turn(move, part, len(part) / len(batch))
+                turn = one if turn is None else turn.with_part(one)
+            if turn is not None:
+                yield turn
+
+    def turn(self, move: Move, batch: Batch, share: float) -> Turn:
+        """Return a move with its gradient, on a batch that is a share of a step's."""
+        loss, means = total(move, batch.weight)
+        optimizer = self.optimizers[move.player]
+        # Only this player's parameters: a loss that fools the critic never trains it.
+        gradients = torch.autograd.grad(
+            optimizer.scaled(loss if share == 1 else loss * share),
+            optimizer.parameters,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        means = means if share == 1 else {name: mean * share for name, mean in means.items()}
+        return Turn(move.player, gradients, means, [] if move.step is None else [move.step])
 
     @torch.no_grad()
     def validate(self, source: InMemory) -> Row:
@@ -225,11 +270,11 @@ class Training:
     def moves(self, batch: Batch) -> Iterator[Move]:
         """Yield the players' moves; the forward passes run in the model's precision."""
         moves = self.stage.losses(batch)
-        if self.model.precision == "float32":
+        if (half := HALF.get(self.model.precision)) is None:
             yield from moves
             return
         while True:
-            with torch.autocast(self.device.type, torch.bfloat16):
+            with torch.autocast(self.device.type, half):
                 move = next(moves, None)
             if move is None:
                 return
@@ -272,22 +317,6 @@ class Training:
             torch.cuda.set_rng_state(tensors["noise_cuda"].cpu(), self.device)
         loss, epoch = numbers["best"]
         self.best = Best(loss, epoch, parts["best"])
-
-
-@dataclass(frozen=True)
-class Best:
-    """The best loss so far, its epoch, and the weights it had."""
-
-    loss: float = float("inf")
-    epoch: int = 0
-    weights: dict[str, Tensor] = field(default_factory=dict)
-
-    def against(self, loss: float, training: Training) -> "Best":
-        """Return the better of this and the epoch that just ended."""
-        if loss >= self.loss:
-            return self
-        weights = {k: v.clone() for k, v in training.net.state_dict().items()}
-        return Best(loss, training.epoch, weights)
 
 
 class Log:
@@ -339,6 +368,21 @@ class Log:
             f"The term '{name}' of {type(training.model).__name__} became {value} at step {step} "
             f"of epoch {training.epoch + 1}; {good}. Lower learning_rate (now "
             f"{training.model.learning_rate}), set gradient_clip, or look for extreme values in X."
+        )
+
+
+def check(model: "BaseAutoencoder") -> None:
+    """Refuse fields of training that could not act.
+
+    Raises:
+        ParameterError: there are.
+    """
+    if model.patience is None:
+        model.refuse_set(["stopping"], "has no effect without patience")
+    if model.accumulation > max(1, model.batch_size // 2):
+        raise ParameterError(
+            f"accumulation={model.accumulation} leaves fewer than 2 samples in each part of "
+            f"batch_size={model.batch_size}. Set it to {max(1, model.batch_size // 2)} at most."
         )
 
 

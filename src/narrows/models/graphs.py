@@ -30,7 +30,7 @@ from narrows.parts.latents import Point
 from narrows.parts.likelihoods import LIKELIHOODS, Bernoulli
 from narrows.parts.matched import Matched
 from narrows.parts.networks import ACTIVATIONS
-from narrows.training import SCHEDULES
+from narrows.schedules import SCHEDULES
 
 __all__ = [
     "AdversarialGraphAutoencoder",
