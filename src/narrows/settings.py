@@ -68,6 +68,8 @@ class Settings(Parameters):
             None for any.
         accumulation: parts of a batch that pass one after another, for less memory; their
             gradients add up to one step.
+        gradient_checkpointing: let training forget what layers put out, but for a few, and compute
+            it again for the gradients: less memory for some more time.
         ema: decay of a moving average of the weights, which is what is validated and kept; 0 keeps
             the weights themselves.
         patience: stop after so many epochs without a better loss, and restore the best; None
@@ -121,6 +123,7 @@ class Settings(Parameters):
     l2: NonNegative = 0.0
     gradient_clip: Positive | None = 100.0
     accumulation: Count = 1
+    gradient_checkpointing: bool = False
     ema: Fraction = 0.0
     patience: Count | None = None
     stopping: Annotated[str, OneOf(RULES)] = "best"

@@ -12,9 +12,10 @@ from torch import Tensor
 from narrows.accumulation import Turn, joined
 from narrows.compiled import Graph, GraphError, compiling, repays
 from narrows.data.sources import Batch, InMemory
-from narrows.errors import ParameterError, TrainingError
+from narrows.errors import TrainingError
 from narrows.net import Move, Stage, Terms
 from narrows.optimizer import CLEARED, optimizers
+from narrows.plan import begin_plan
 from narrows.runtime import cuda_devices, keep_memory
 from narrows.schedules import schedule_of
 from narrows.stopping import RULES, Best
@@ -53,7 +54,7 @@ class Training:
         epochs: int | None,
         seed: int,
     ) -> None:
-        check(model)
+        begin_plan(model)
         self.model, self.net = model, model.net_
         self.source, self.validation = source, validation
         self.epochs, self.seed = epochs, seed
@@ -106,6 +107,8 @@ class Training:
 
     def repays(self) -> bool:
         """Return whether a graph for each stage repays its making, by the plan."""
+        if self.model.gradient_checkpointing:
+            return False  # a graph would keep what it forgets
         uneven = self.source.trims and self.source.lengths is not None
         full = 0 if uneven else len(self.source) // self.model.batch_size
         return all(
@@ -368,21 +371,6 @@ class Log:
             f"The term '{name}' of {type(training.model).__name__} became {value} at step {step} "
             f"of epoch {training.epoch + 1}; {good}. Lower learning_rate (now "
             f"{training.model.learning_rate}), set gradient_clip, or look for extreme values in X."
-        )
-
-
-def check(model: "BaseAutoencoder") -> None:
-    """Refuse fields of training that could not act.
-
-    Raises:
-        ParameterError: there are.
-    """
-    if model.patience is None:
-        model.refuse_set(["stopping"], "has no effect without patience")
-    if model.accumulation > max(1, model.batch_size // 2):
-        raise ParameterError(
-            f"accumulation={model.accumulation} leaves fewer than 2 samples in each part of "
-            f"batch_size={model.batch_size}. Set it to {max(1, model.batch_size // 2)} at most."
         )
 
 
