@@ -86,6 +86,8 @@ VARIANTS = {
     "noisy": {"dropout": 0.2, "hidden": (16, 8), "batch_norm": True},  # stopped within an epoch
     "patient": {"patience": 1, "learning_rate": 0.1, "schedule": "constant", "epochs": 40},
     "images": {"architecture": "conv", "modality": "image", "hidden": (4,)},
+    "averaged": {"ema": 0.9, "accumulation": 2, "precision": "float16"},
+    "falling": {"schedule": "plateau", "rate_patience": 1, "learning_rate": 0.3},
     "sure": {"validation": 0.0, "scale": "learned", "weight_decay": 0.1, "gradient_clip": 1.0},
 }
 
@@ -109,6 +111,7 @@ def options_of(cls, variant):
 
 RUNS = [(cls, variant) for cls in CLASSES for variant in ("plain", "noisy", "patient")]
 RUNS += [(cls, variant) for cls in (narrows.Autoencoder, narrows.VAE) for variant in VARIANTS]
+RUNS += [(narrows.AdversarialAutoencoder, "averaged")]
 for linear in (narrows.LinearAutoencoder, narrows.TopKAutoencoder):
     RUNS.remove((linear, "noisy"))  # it has no hidden layers
 

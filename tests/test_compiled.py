@@ -72,8 +72,11 @@ def assert_close(one, two):
     [
         ("VAE", {"dropout": 0.2, "batch_norm": True, "validation": 0.2}),
         ("VAE", {"precision": "bfloat16", "gradient_clip": None, "weight_decay": 0.0}),
+        ("VAE", {"accumulation": 2, "ema": 0.9, "l2": 0.1, "validation": 0.2}),
+        ("VAE", {"precision": "float16"}),
         ("VQVAE", {"codes": 8}),
         ("AdversarialAutoencoder", {}),
+        ("AdversarialAutoencoder", {"accumulation": 2, "precision": "float16"}),
     ],
 )
 def test_a_compiled_run_is_the_eager_run_to_rounding(name, options, data, calls):

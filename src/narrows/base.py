@@ -39,7 +39,7 @@ from narrows.parts.generation import Plan
 from narrows.parts.latents import DiagonalGaussian, Distribution, Latent
 from narrows.parts.principal import start_path
 from narrows.progress import Display
-from narrows.runtime import choose_threads, resolve_device, seeded, threads
+from narrows.runtime import choose_threads, products, resolve_device, seeded, threads
 from narrows.settings import Settings
 from narrows.storage import load_model, save_model, versions
 from narrows.training import Training, group
@@ -174,6 +174,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
             with (
                 Display(type(self).__name__, training.epochs, self.verbose) as display,
                 threads(self._threads(source)),
+                products(self.precision),
             ):
                 if folder is None:
                     training.run(display)
@@ -195,10 +196,11 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
             if before := self.__dict__.get("_partial"):
                 training.load(*before)
             torch.manual_seed(seed + training.epoch)
-            with threads(self._threads(source)):
+            with threads(self._threads(source)), products(self.precision):
                 training.run_epoch()
-            self._finish(training)
             self._partial = training.snapshot()
+            training.exchange()
+            self._finish(training)
         return self
 
     def transform(self, X: Any, y: Any = None) -> Array:

@@ -36,6 +36,7 @@ __all__ = [
     "check_options",
     "epochs",
     "networks",
+    "options_of",
     "refuse_symbols",
     "sources",
     "start_latent",
@@ -384,7 +385,18 @@ def _call(
     name: str,
     **given: Any,
 ) -> Any:
-    """Call a registered part with those of the model's fields that its signature names.
+    """Call a registered part with those of the model's fields that its signature names."""
+    return registry[name](**options_of(model, registry, kind, name, **given))
+
+
+def options_of(
+    model: "BaseAutoencoder",
+    registry: Mapping[str, Callable[..., Any]],
+    kind: str,
+    name: str,
+    **given: Any,
+) -> dict[str, Any]:
+    """Return those of the model's fields, and of what is given, that a part's signature names.
 
     Raises:
         ParameterError: a field that only other parts of this kind read was set.
@@ -404,7 +416,7 @@ def _call(
                 f"for {kind}={readers}. Leave it at {defaults[field]!r}."
             )
     known = values | given
-    return registry[name](**{key: known[key] for key in wanted[name] if key in known})
+    return {key: known[key] for key in wanted[name] if key in known}
 
 
 @torch.no_grad()

@@ -14,25 +14,30 @@ from narrows.net import Stage
 if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
 
-__all__ = ["CLEARED", "AdamW", "optimizers"]
+__all__ = ["CLEARED", "AdamW", "LossScale", "optimizers"]
 
 CLEARED = 100
 """Optimizers clear what faded from their moments every so many steps."""
+FIELDS = ("learning_rate", "weight_decay", "l2", "gradient_clip", "ema")
+"""Fields of the estimator that are options of every optimizer, unless its player has others."""
 
 
 class AdamW:
     """AdamW (Loshchilov & Hutter, 2019) whose whole state is tensors, written in place.
 
-    Weight decay is decoupled and spares vectors (biases, norms). A non-finite gradient changes
+    Weight decay, decoupled or not, spares vectors (biases, norms). A non-finite gradient changes
     nothing and is counted in `skipped`, without a transfer to the host.
 
     Args:
         parameters: the player's parameters by name.
         learning_rate: step size.
         weight_decay: decay of matrices per unit of learning rate.
+        l2: share of the matrices that is added to their gradient, after clipping.
         gradient_clip: largest allowed global norm of the gradient; None for any.
         betas: decay rates of the two moments.
         eps: added to the root of the second moment.
+        ema: decay of the moving average of the parameters; 0 keeps none.
+        scaled: whether the gradients are those of a loss times `scale`.
     """
 
     def __init__(
@@ -40,20 +45,29 @@ class AdamW:
         parameters: dict[str, nn.Parameter],
         learning_rate: float,
         weight_decay: float = 0.0,
+        l2: float = 0.0,
         gradient_clip: float | None = None,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
+        ema: float = 0.0,
+        scaled: bool = False,
     ) -> None:
         self.names = list(parameters)
         self.parameters: list[Tensor] = list(parameters.values())
         self.matrices = [p for p in self.parameters if p.ndim > 1]
-        self.base_rate, self.weight_decay = learning_rate, weight_decay
+        self.base_rate, self.weight_decay, self.l2, self.ema = learning_rate, weight_decay, l2, ema
         self.gradient_clip, self.betas, self.eps = gradient_clip, betas, eps
         device = self.parameters[0].device
         self.rate = torch.tensor(learning_rate, device=device)
         self.count, self.skipped = torch.zeros((), device=device), torch.zeros((), device=device)
         self.first = [torch.zeros_like(p) for p in self.parameters]
         self.second = [torch.zeros_like(p) for p in self.parameters]
+        self.averages = [p.detach().clone() for p in self.parameters] if ema else []
+        self.scale = LossScale(device) if scaled else None
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """Return the loss whose gradients `update` takes."""
+        return loss if self.scale is None else loss * self.scale.value
 
     @torch.no_grad()
     def update(self, gradients: Sequence[Tensor]) -> None:
@@ -63,15 +77,24 @@ class AdamW:
         each = torch._foreach_norm(gradients) if not in_a_graph else map(vector_norm, gradients)
         norm = vector_norm(torch.stack(list(each)))
         sound = norm.lt(float("inf")).float()  # nan is not less either
-        divisor = None
+        divisor, failed = None, 1 - sound
+        if self.scale is not None:
+            divisor = self.scale.value.clone()
+            norm = norm / divisor
+            failed = self.scale.follow(sound)
         if self.gradient_clip is not None:
-            divisor = ((norm + 1e-6) / self.gradient_clip).clamp(min=1.0).float()
+            excess = ((norm + 1e-6) / self.gradient_clip).clamp(min=1.0).float()
+            divisor = excess if divisor is None else divisor * excess
+        if self.l2:
+            gradients, divisor = self._with_l2(gradients, divisor), None
         if self.weight_decay and self.matrices:
             torch._foreach_mul_(self.matrices, 1 - self.rate * (self.weight_decay * sound))
         self.count.add_(sound)
-        self.skipped.add_(1 - sound)
+        self.skipped.add_(failed)
         move = self._move_in_a_graph if in_a_graph else self._move
         move(gradients, sound, divisor)
+        if self.averages:
+            self._average(sound)
 
     def _move(self, gradients: list[Tensor], sound: Tensor, divisor: Tensor | None) -> None:
         """Update moments and parameters in torch's fused kernel."""
@@ -107,6 +130,33 @@ class AdamW:
             second.copy_(torch.where(moves, second.lerp(g * g, 1 - beta2), second))
             p.sub_(torch.where(moves, step * first / (second.sqrt() / root + self.eps), 0.0))
 
+    def _with_l2(self, gradients: list[Tensor], divisor: Tensor | None) -> list[Tensor]:
+        """Return gradients as they move the parameters, the matrices' with their L2 decay."""
+        pairs = zip(self.parameters, gradients, strict=True)
+        divided = ((p, g if divisor is None else g / divisor) for p, g in pairs)
+        return [g.add(p, alpha=self.l2) if p.ndim > 1 else g for p, g in divided]
+
+    def _average(self, sound: Tensor) -> None:
+        """Move the averages: a <- d a + (1 - d) p with d = min(ema, (1 + t) / (10 + t)) at step t.
+
+        The second keeps the first weights from lasting in a short run, as TensorFlow does.
+        """
+        decay = ((1 + self.count) / (10 + self.count)).clamp(max=self.ema)
+        weight = (1 - decay) * sound
+        for average, p in zip(self.averages, self.parameters, strict=True):
+            average.lerp_(p, weight.to(p.dtype))
+
+    @torch.no_grad()
+    def exchange(self) -> None:
+        """Put the averages in the place of the parameters, and these in theirs, if there are any.
+
+        Values change their places, not tensors: graphs hold those.
+        """
+        if self.averages:
+            kept = [p.clone() for p in self.parameters]
+            torch._foreach_copy_(self.parameters, self.averages)
+            torch._foreach_copy_(self.averages, kept)
+
     @torch.no_grad()
     def clear(self) -> None:
         """Set to zero what faded from the moments: denormal numbers make each step far slower.
@@ -120,9 +170,41 @@ class AdamW:
 
     def state(self) -> dict[str, Tensor]:
         """Return the state's own tensors by name."""
-        moments = {f"first.{k}": m for k, m in zip(self.names, self.first, strict=True)}
-        moments |= {f"second.{k}": v for k, v in zip(self.names, self.second, strict=True)}
-        return {"rate": self.rate, "count": self.count, "skipped": self.skipped} | moments
+        own = {"rate": self.rate, "count": self.count, "skipped": self.skipped}
+        if self.scale is not None:
+            own |= {"scale": self.scale.value, "sound": self.scale.sound}
+        kinds = {"first": self.first, "second": self.second}
+        kinds |= {"average": self.averages} if self.averages else {}
+        for kind, tensors in kinds.items():
+            own |= {f"{kind}.{k}": t for k, t in zip(self.names, tensors, strict=True)}
+        return own
+
+
+class LossScale:
+    """What a loss is multiplied by, lest its gradients vanish in half precision.
+
+    An overflow halves it and skips the step; so many sound steps on end double it (Micikevicius et
+    al., 2018, https://arxiv.org/abs/1710.03740).
+
+    Args:
+        device: of the parameters.
+    """
+
+    start, interval, largest = 2.0**16, 2000, 2.0**32
+
+    def __init__(self, device: torch.device) -> None:
+        self.value = torch.tensor(self.start, device=device)
+        self.sound = torch.zeros((), device=device)
+
+    def follow(self, sound: Tensor) -> Tensor:
+        """Follow a step that was sound, 1, or not, 0; return 1 where no smaller scale is left."""
+        failed = (1 - sound) * (self.value <= 1)
+        self.sound.add_(1).mul_(sound)
+        grown = self.sound >= self.interval
+        factor = torch.where(sound > 0, 1.0 + grown, 0.5)
+        self.value.mul_(factor).clamp_(1.0, self.largest)
+        self.sound.mul_(~grown)
+        return failed
 
 
 def optimizers(model: "BaseAutoencoder", stage: Stage) -> dict[str, AdamW]:
@@ -130,7 +212,8 @@ def optimizers(model: "BaseAutoencoder", stage: Stage) -> dict[str, AdamW]:
     made: dict[str, AdamW] = {}
     names = {p: name for name, p in stage.net.named_parameters()}
     owner: dict[nn.Parameter, str] = {}
-    options = {k: getattr(model, k) for k in ("learning_rate", "weight_decay", "gradient_clip")}
+    options = {name: getattr(model, name) for name in FIELDS}
+    options["scaled"] = model.precision == "float16"
     for player, (modules, own) in stage.players.items():
         parameters = {p for module in modules for p in module.parameters()}
         for p in parameters:

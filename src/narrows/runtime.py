@@ -10,7 +10,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from narrows.errors import ParameterError
 
-__all__ = ["choose_threads", "cuda_devices", "keep_memory", "resolve_device", "seeded", "threads"]
+__all__ = [
+    "choose_threads",
+    "cuda_devices",
+    "keep_memory",
+    "products",
+    "resolve_device",
+    "seeded",
+    "threads",
+]
 
 SMALL_STEP = 4e7
 """Multiply-adds of a forward pass below which a second thread gives next to nothing."""
@@ -46,6 +54,20 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def products(precision: str) -> Iterator[None]:
+    """Let a GPU multiply matrices of float32 in TF32 while it is the precision."""
+    if precision != "tf32":
+        yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @torch.no_grad()

@@ -2,13 +2,14 @@
 
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 from narrows.data.modalities import MODALITIES
 from narrows.fields import Count, Fraction, NonNegative, OneOf, Parameters, Positive
 from narrows.parts.likelihoods import LIKELIHOODS
 from narrows.parts.networks import ACTIVATIONS, ARCHITECTURES
-from narrows.training import SCHEDULES
+from narrows.schedules import SCHEDULES
+from narrows.stopping import RULES
 
 __all__ = ["Settings"]
 
@@ -53,18 +54,35 @@ class Settings(Parameters):
         epochs: passes over the data; "auto" makes about 8000 steps in 10 to 100 epochs.
         batch_size: samples a step.
         learning_rate: step size of AdamW, at its highest.
-        schedule: course of the learning rate after the warm-up.
+        schedule: course of the learning rate after the warm-up: "constant", "linear" or "cosine"
+            to 0, "exponential" to `rate_factor`, in a "step" or more, "one_cycle" (a warm-up along
+            a cosine too), or falling where the loss is on a "plateau".
         warmup: share of the steps over which the learning rate rises.
+        rate_cycles: how often the cosine starts anew from the highest learning rate, and falls.
+        rate_drops: number of a step schedule's even drops.
+        rate_factor: what is left of the learning rate after a drop, or at an exponential's end.
+        rate_patience: epochs without a better loss after which a plateau's learning rate drops.
         weight_decay: decoupled decay of the weight matrices.
+        l2: weight of half the squared weight matrices in the loss, whose gradient is not clipped.
         gradient_clip: largest global norm of a gradient (100 tames batches with outlying samples);
             None for any.
+        accumulation: parts of a batch that pass one after another, for less memory; their
+            gradients add up to one step.
+        gradient_checkpointing: let training forget what layers put out, but for a few, and compute
+            it again for the gradients: less memory for some more time.
+        ema: decay of a moving average of the weights, which is what is validated and kept; 0 keeps
+            the weights themselves.
         patience: stop after so many epochs without a better loss, and restore the best; None
             trains to the end.
+        stopping: what a better loss is better than: the "best" so far, or with "lagged" the one
+            `patience` epochs before.
         validation: share of the samples held out to watch training; 0 holds out none.
         validation_split: hold out "random" samples or the "last" ones, for data in time order.
         warm_start: let `fit` go on from the net it finds instead of a new one.
         device: "auto", "cpu", "cuda", "cuda:1", ...
-        precision: "float32", or "bfloat16" for the forward passes of training.
+        precision: "float32"; "bfloat16" or "float16" for the forward passes of training, the
+            latter with a scaled loss; "tf32" for the matrix products of a GPU, while it is float32
+            on a CPU.
         compile: run each full batch of training, with gradients and updates, as one compiled
             graph, which takes half a minute to make; "auto" does so in long runs of `fit`, by
             their number of steps. `partial_fit` never does.
@@ -97,14 +115,23 @@ class Settings(Parameters):
     learning_rate: Positive = 2e-3
     schedule: Annotated[str, OneOf(SCHEDULES)] = "cosine"
     warmup: Fraction = 0.05
+    rate_cycles: Count = 1
+    rate_drops: Count = 3
+    rate_factor: Annotated[float, Gt(0), Lt(1)] = 0.1
+    rate_patience: Count = 10
     weight_decay: NonNegative = 0.3
+    l2: NonNegative = 0.0
     gradient_clip: Positive | None = 100.0
+    accumulation: Count = 1
+    gradient_checkpointing: bool = False
+    ema: Fraction = 0.0
     patience: Count | None = None
+    stopping: Annotated[str, OneOf(RULES)] = "best"
     validation: Fraction = 0.1
     validation_split: Literal["random", "last"] = "random"
     warm_start: bool = False
     device: str = "auto"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32"
     compile: Literal["auto"] | bool = "auto"
     threads: Literal["auto"] | Count = "auto"
     seed: Annotated[int, Ge(0)] | None = 0

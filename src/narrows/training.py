@@ -3,38 +3,36 @@
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
 from itertools import islice
-from math import cos, nan, pi
+from math import nan
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from narrows.accumulation import Turn, joined
 from narrows.compiled import Graph, GraphError, compiling, repays
 from narrows.data.sources import Batch, InMemory
 from narrows.errors import NonFiniteError
 from narrows.log import Log, Row, not_finite
 from narrows.net import Move, Stage, Terms
 from narrows.optimizer import CLEARED, optimizers
+from narrows.plan import begin_plan
 from narrows.runtime import cuda_devices, keep_memory
+from narrows.schedules import schedule_of
+from narrows.stopping import RULES, Best
 
 if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
 
-__all__ = ["SCHEDULES", "Stopped", "Training"]
+__all__ = ["Stopped", "Training"]
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
 """The state of a run: tensors by name, and JSON data."""
 
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda progress: 1.0,
-    "linear": lambda progress: 1.0 - progress,
-    "cosine": lambda progress: 0.5 * (1.0 + cos(pi * progress)),
-}
-"""Learning rate, relative to the field, as a function of progress after the warm-up."""
-
+HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Precisions of forward passes that take half of the memory."""
 WATCHED = 16
 """Statistics beside the terms (mse, ...) are taken from about so many batches of an epoch."""
 APART = 256
@@ -67,6 +65,7 @@ class Training:
         epochs: int | None,
         seed: int,
     ) -> None:
+        begin_plan(model)
         self.model, self.net = model, model.net_
         self.source, self.validation = source, validation
         self.epochs, self.seed = epochs, seed
@@ -74,6 +73,7 @@ class Training:
         self.stages = model.stages(epochs)
         self.stage = self.stages[0]
         self.optimizers, self.clocks = optimizers(model, self.stage), clocks(self.stage)
+        self.schedule = schedule_of(model)
         self.compiled = self.repays() if model.compile == "auto" else model.compile
         self.compiled &= epochs is not None  # a single pass repays no graph
         self.graph: Graph | None = None
@@ -112,6 +112,8 @@ class Training:
                     self.go_back(error)
         if self.best.weights:
             self.net.load_state_dict(self.best.weights)
+        else:
+            self.exchange()
         if self.skipped:
             warnings.warn(
                 f"{self.skipped} updates were skipped because their gradients were not finite; "
@@ -170,6 +172,7 @@ class Training:
         stage = [stage for stage in self.stages if stage.start <= epoch][-1]
         if stage is not self.stage:
             skipped = self.skipped
+            self.exchange()
             self.stage, self.optimizers = stage, optimizers(self.model, stage)
             self.graph, self.clocks = None, clocks(stage)
             next(iter(self.optimizers.values())).skipped.fill_(skipped)
@@ -183,6 +186,8 @@ class Training:
 
     def repays(self) -> bool:
         """Return whether a graph for each stage repays its making, by the plan."""
+        if self.model.gradient_checkpointing:
+            return False  # a graph would keep what it forgets
         uneven = self.source.trims and self.source.lengths is not None
         full = 0 if uneven else len(self.source) // self.model.batch_size
         return all(
@@ -203,13 +208,20 @@ class Training:
             self.log = Log(self)
         row = self.train_epoch()
         row["seconds"] = time.perf_counter() - self.started
-        if self.validation is not None:
-            row |= {f"validation_{k}": v for k, v in self.validate(self.validation).items()}
-        self.epoch, self.position = self.epoch + 1, 0
-        self.history.append({"epoch": self.epoch, **row})
-        self.model.after_epoch()
-        if self.model.patience is not None and self.stage is self.stages[-1]:
-            self.best = self.best.against(row.get("validation_loss", row["loss"]), self)
+        with self.averaged():
+            if self.validation is not None:
+                row |= {f"validation_{k}": v for k, v in self.validate(self.validation).items()}
+            self.epoch, self.position = self.epoch + 1, 0
+            self.history.append({"epoch": self.epoch, **row})
+            self.model.after_epoch()
+            if self.model.patience is not None and self.stage is self.stages[-1]:
+                self.best = self.best.against(self.losses[-1], self.epoch, self.net)
+
+    @property
+    def losses(self) -> list[float]:
+        """What the epochs of this stage are compared by; none where its layers learn alone."""
+        rows = self.history[self.stage.start :]
+        return [row.get("validation_loss", row["loss"]) for row in rows if "loss" in row]
 
     @property
     def over(self) -> bool:
@@ -218,14 +230,29 @@ class Training:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the best epoch lies `patience` epochs back."""
-        patience, best = self.model.patience, self.best.epoch
-        return patience is not None and best > 0 and self.epoch - best >= patience
+        """Whether patience has run out, in the last stage."""
+        ends, patience = self.stage is self.stages[-1], self.model.patience
+        return ends and patience is not None and RULES[self.model.stopping](self.losses, patience)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let the weights be their averages for a while, where `ema` keeps some."""
+        self.exchange()
+        try:
+            yield
+        finally:
+            self.exchange()
+
+    def exchange(self) -> None:
+        """Let weights and their averages change places."""
+        for optimizer in self.optimizers.values():
+            optimizer.exchange()
 
     def train_epoch(self) -> Row:
         """Make one pass over the source, or the rest of one; return the mean of every term."""
         self.net.eval()
         self.stage.net.train()
+        self.schedule.see(self.losses)
         size = self.model.batch_size
         steps = self.source.steps(size)
         self.sampler.set_state(self.order)
@@ -256,10 +283,7 @@ class Training:
         else:
             total = self.length(self.stage) * steps
             done -= self.stage.start * steps
-            progress, warmup = done / total, self.model.warmup
-            factor = (done + 1) / (warmup * total + 1)
-            if progress >= warmup:
-                factor = SCHEDULES[self.model.schedule]((progress - warmup) / (1 - warmup))
+            progress, factor = done / total, self.schedule(done, total)
         for clock in self.clocks:
             clock.fill_(progress)
         for optimizer in self.optimizers.values():
@@ -290,20 +314,45 @@ class Training:
         `watch` adds the statistics, which cost another look at the batch.
         """
         logged: Terms = {}
-        for move in self.moves(batch):
-            loss, means = total(move, batch.weight)
-            optimizer = self.optimizers[move.player]
-            # Only this player's parameters: a loss that fools the critic never trains it.
-            gradients = torch.autograd.grad(
-                loss, optimizer.parameters, allow_unused=True, materialize_grads=True
-            )
-            optimizer.update(gradients)
-            logged |= means
-            if move.step is not None:
+        for turn in self.turns(batch):
+            self.optimizers[turn.player].update(turn.gradients)
+            logged |= turn.means
+            if turn.steps:
+                step = joined(turn.steps)
                 if watch:
-                    logged |= self.stage.net.statistics(move.step)
-                self.stage.net.update(move.step)
+                    logged |= self.stage.net.statistics(step)
+                self.stage.net.update(step)
         return logged
+
+    def turns(self, batch: Batch) -> Iterator[Turn]:
+        """Yield the players' turns; the parts of an accumulated batch take each of them together.
+
+        Only one part's activations are in memory at a time.
+        """
+        games = [(self.moves(part), part) for part in batch.split(self.model.accumulation)]
+        while True:
+            turn: Turn | None = None
+            for moves, part in games:
+                if (move := next(moves, None)) is None:
+                    return
+                one = self.turn(move, part, len(part) / len(batch))
+                turn = one if turn is None else turn.with_part(one)
+            if turn is not None:
+                yield turn
+
+    def turn(self, move: Move, batch: Batch, share: float) -> Turn:
+        """Return a move with its gradient, on a batch that is a share of a step's."""
+        loss, means = total(move, batch.weight)
+        optimizer = self.optimizers[move.player]
+        # Only this player's parameters: a loss that fools the critic never trains it.
+        gradients = torch.autograd.grad(
+            optimizer.scaled(loss if share == 1 else loss * share),
+            optimizer.parameters,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        means = means if share == 1 else {name: mean * share for name, mean in means.items()}
+        return Turn(move.player, gradients, means, [] if move.step is None else [move.step])
 
     @torch.no_grad()
     def validate(self, source: InMemory) -> Row:
@@ -326,11 +375,11 @@ class Training:
     def moves(self, batch: Batch) -> Iterator[Move]:
         """Yield the players' moves; the forward passes run in the model's precision."""
         moves = self.stage.losses(batch)
-        if self.model.precision == "float32":
+        if (half := HALF.get(self.model.precision)) is None:
             yield from moves
             return
         while True:
-            with torch.autocast(self.device.type, torch.bfloat16):
+            with torch.autocast(self.device.type, half):
                 move = next(moves, None)
             if move is None:
                 return
@@ -389,20 +438,6 @@ class Training:
         self.best = Best(loss, epoch, parts["best"])
 
 
-@dataclass(frozen=True)
-class Best:
-    """The best loss so far, its epoch, and the weights it had."""
-
-    loss: float = float("inf")
-    epoch: int = 0
-    weights: dict[str, Tensor] = field(default_factory=dict)
-
-    def against(self, loss: float, training: Training) -> "Best":
-        """Return the better of this and the epoch that just ended."""
-        if loss >= self.loss:
-            return self
-        weights = {k: v.clone() for k, v in training.net.state_dict().items()}
-        return Best(loss, training.epoch, weights)
 
 
 def clocks(stage: Stage) -> list[Tensor]:

@@ -57,6 +57,14 @@ class Batch:
         tensors = {k: v for k, v in vars(self).items() if v is not None}
         return replace(self, **{k: v.to(device) for k, v in tensors.items()})
 
+    def split(self, parts: int) -> list["Batch"]:
+        """Return so many batches of about one size, or fewer that have two samples each."""
+        parts = min(parts, len(self) // 2)
+        if parts < 2:
+            return [self]
+        tensors = {k: v.tensor_split(parts) for k, v in vars(self).items() if v is not None}
+        return [replace(self, **{k: v[i] for k, v in tensors.items()}) for i in range(parts)]
+
 
 class InMemory:
     """Samples that are one contiguous tensor each: the fast path.

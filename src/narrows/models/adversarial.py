@@ -63,7 +63,7 @@ class _Adversarial(BaseAutoencoder):
         """Give both the short memory that games need, and the critic no weight decay."""
         players = super().players()
         rate = self.critic_rate * self.learning_rate
-        options = {"learning_rate": rate, "betas": (0.5, 0.9), "weight_decay": 0.0}
+        options = {"learning_rate": rate, "betas": (0.5, 0.9), "weight_decay": 0.0, "l2": 0.0}
         return {
             "autoencoder": (players["autoencoder"][0], {"betas": self.betas}),
             "critic": (players["critic"][0], options),

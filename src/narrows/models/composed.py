@@ -68,7 +68,7 @@ class ComposedAutoencoder(BaseAutoencoder):
         net = super().build(modality)
         penalties = set(self.penalties or {})
         if {"decoder_jacobian", "jacobian", "jacobian_exact"} & penalties:
-            refuse_mixing(net)
+            refuse_mixing(self, net)
         if self.corruption is not None or {"jacobian", "jacobian_exact"} & penalties:
             refuse_symbols(self, modality)
         return net

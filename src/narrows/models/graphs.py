@@ -30,7 +30,7 @@ from narrows.parts.latents import Point
 from narrows.parts.likelihoods import LIKELIHOODS, Bernoulli
 from narrows.parts.matched import Matched
 from narrows.parts.networks import ACTIVATIONS
-from narrows.training import SCHEDULES
+from narrows.schedules import SCHEDULES
 
 __all__ = [
     "AdversarialGraphAutoencoder",
@@ -153,6 +153,7 @@ class _GraphModel(BaseAutoencoder):
         """Return a net of graph convolutions and a decoder of links."""
         graph = cast(Graph, modality)
         self.refuse_set(NOT_OF_GRAPHS, "has no effect on graph networks")
+        self.refuse_set(["accumulation"], "would cut graphs into parts, and their links")
         told, likelihood = bool(self.feature_weight), likelihood_of(self, graph)
         if not told:
             names = ["likelihood", "scale", "output_activation"]

@@ -111,7 +111,7 @@ class ContractiveAutoencoder(Autoencoder):
     def build(self, modality: Modality) -> Net:
         """Refuse an encoder that mixes the samples whose Jacobians are asked for."""
         net = super().build(modality)
-        refuse_mixing(net)
+        refuse_mixing(self, net)
         return net
 
     def objective(self, step: Step) -> Terms:
@@ -163,7 +163,7 @@ class RegularizedAutoencoder(Autoencoder):
             self.refuse_set(["linear_path"], why)
         net = super().build(modality)
         if self.regularizer == "gradient_penalty":
-            refuse_mixing(net)
+            refuse_mixing(self, net)
         if self.regularizer == "spectral_norm":
             self.refuse_set(["decoder_penalty"], "has no effect with regularizer='spectral_norm'")
             net.spectral = _SpectralNorms(bound_layers(net.decoder))

@@ -121,11 +121,14 @@ class VAE(BaseAutoencoder):
             self.refuse_set(["kl_cycles"], f"has no effect with kl_schedule='{self.kl_schedule}'")
         if self.kl_schedule == "constant":
             self.refuse_set(["kl_warmup"], "has no effect with kl_schedule='constant'")
-        elif self.patience is not None and not self.validation:
+        elif not self.validation and (self.patience is not None or self.schedule == "plateau"):
+            name, other = (
+                ("patience", None) if self.patience is not None else ("schedule", "cosine")
+            )
             raise ParameterError(
-                f"patience={self.patience} compares losses of epochs, and with kl_schedule="
+                f"{name}={getattr(self, name)!r} compares losses of epochs, and with kl_schedule="
                 f"'{self.kl_schedule}' only those of held-out samples compare. Set validation "
-                "above 0, or patience=None."
+                f"above 0, or {name}={other!r}."
             )
         if self.capacity is not None:
             self.refuse_set(["free_bits"], "means nothing beside capacity, which fixes the KL")
@@ -135,6 +138,11 @@ class VAE(BaseAutoencoder):
             self.refuse_set(
                 ["patience"], "compares losses, which distortion weighs anew each step"
             )
+            if self.schedule == "plateau":
+                raise ParameterError(
+                    "schedule='plateau' compares losses, which distortion weighs anew each step. "
+                    "Choose another."
+                )
             if self.scale == "learned":
                 raise ParameterError(
                     "scale='learned' needs the likelihood in the objective, and distortion="

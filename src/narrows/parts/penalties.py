@@ -11,6 +11,7 @@ from narrows.parts import divergences
 from narrows.parts.transformers import Block
 
 if TYPE_CHECKING:
+    from narrows.base import BaseAutoencoder
     from narrows.net import Net, Step
 
 __all__ = [
@@ -67,12 +68,14 @@ def weights(module: nn.Module) -> Tensor:
     return torch.stack(squares).sum()
 
 
-def refuse_mixing(net: "Net") -> None:
+def refuse_mixing(model: "BaseAutoencoder", net: "Net") -> None:
     """Refuse a Jacobian of samples that batch normalisation mixes, or that torch cannot take.
 
     Raises:
-        ParameterError: the encoder normalises over the batch, or is of LSTMs or Transformers.
+        ParameterError: the encoder normalises over the batch, is of LSTMs or Transformers, or
+            forgets what its layers put out.
     """
+    model.refuse_set(["gradient_checkpointing"], "goes with no Jacobian penalty")
     if any(isinstance(module, nn.LSTM | Block) for module in net.modules()):
         raise ParameterError(
             "A Jacobian penalty needs derivatives that torch does not have for LSTMs and "

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from narrows.errors import ContextError, ParameterError
-from narrows.parts.networks import ACTIVATIONS, Dropout, Sizes
+from narrows.parts.networks import ACTIVATIONS, Chain, Dropout, Sizes
 
 if TYPE_CHECKING:
     from narrows.data.sources import Batch
@@ -165,7 +165,7 @@ class TokensEncoder(nn.Module):
         self.tokens = tokens
         self.embed = TokenWise(tokens, tokens.values, width)
         self.positions = nn.Parameter(positions(tokens, width))
-        self.blocks = nn.Sequential(*blocks(depth, width, heads, **options))
+        self.blocks = Chain(*blocks(depth, width, heads, **options))
         self.norm, self.top = nn.LayerNorm(width), nn.Linear(width, dim)
 
     def forward(self, batch: "Batch") -> Tensor:
