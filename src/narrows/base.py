@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from narrows import checkpoint
+from narrows.callbacks import Callbacks
 from narrows.data.modalities import MODALITIES, Modality, modality_of, read_by
 from narrows.data.sources import Batch, InMemory
 from narrows.density import CodePrior, Mixture
@@ -38,7 +39,7 @@ from narrows.net import Move, Net, Player, Stage, Step, Terms, forms, outline
 from narrows.parts.generation import Plan
 from narrows.parts.latents import DiagonalGaussian, Distribution, Latent
 from narrows.parts.principal import start_path
-from narrows.progress import Display
+from narrows.progress import displays
 from narrows.runtime import choose_threads, resolve_device, seeded, threads
 from narrows.settings import Settings
 from narrows.storage import load_model, save_model, versions
@@ -163,6 +164,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         if options.get("resume") and self.seed is None:
             raise ParameterError("resume=True needs a seed: with None, every run is another one.")
         folder, resume = options.pop("checkpoint", None), options.pop("resume", False)
+        watching = [*displays(self.verbose), *(options.pop("callbacks", None) or ())]
         device = resolve_device(self.device)
         with self._unharmed(), seeded(self.seed, device) as seed:
             self.__dict__.pop("_partial", None)
@@ -172,15 +174,14 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
             training = Training(self, source, held, epochs(self, source), seed)
             if folder is not None:
                 checkpoint.begin(Path(folder), training, bool(resume))
-            with Display(type(self).__name__, training.epochs, self.verbose) as display:
+            with Callbacks(training, watching) as callbacks, threads(self._threads(source)):
 
                 def report(training: Training) -> None:
-                    display(training)
                     if folder is not None:
                         checkpoint.save(Path(folder), training)
+                    callbacks.epoch()
 
-                with threads(self._threads(source)):
-                    training.run(report)
+                training.run(report)
             self._finish(training)
         return self
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from narrows.callbacks import Callback, check_callbacks
 from narrows.data.graphs import Graphs
 from narrows.data.modalities import Graph, Modality
 from narrows.data.scaling import Range
@@ -73,6 +74,8 @@ class FitOptions(TypedDict, total=False):
         groups: ``(n,)``; rows of one group are held out together.
         checkpoint: folder for the state of training, written after every epoch.
         resume: go on from the newest checkpoint in that folder.
+        callbacks: what looks on while the model trains, such as `loggers.JSONL`; see
+            `callbacks.Callback`.
     """
 
     sample_weight: ArrayLike | None
@@ -80,6 +83,7 @@ class FitOptions(TypedDict, total=False):
     groups: ArrayLike | None
     checkpoint: str | Path | None
     resume: bool
+    callbacks: Sequence[Callback] | None
 
 
 def check_options(options: FitOptions) -> None:
@@ -90,6 +94,7 @@ def check_options(options: FitOptions) -> None:
             raise UnknownParameterError(
                 f"fit has no option '{name}'.{nearest(name, known)} It has: {', '.join(known)}."
             )
+    check_callbacks(options.get("callbacks"))
     if options.get("resume") and options.get("checkpoint") is None:
         raise ParameterError("resume=True needs checkpoint=, the folder to resume from.")
 

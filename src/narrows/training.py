@@ -71,6 +71,8 @@ class Training:
         self.epoch = 0
         self.history: list[Row] = []
         self.best = Best()
+        self.on_step: Callable[[Terms], None] | None = None
+        self.stopped = False
 
     def run(self, report: Callable[["Training"], None]) -> list[Row]:
         """Train to the last epoch, or until patience runs out; return the history."""
@@ -79,6 +81,8 @@ class Training:
             while self.epoch < (self.epochs or 1) and not self.exhausted:
                 self.run_epoch()
                 report(self)
+                if self.stopped:
+                    break
         if self.best.weights:
             self.net.load_state_dict(self.best.weights)
         if self.skipped:
@@ -88,6 +92,10 @@ class Training:
                 stacklevel=2,
             )
         return self.history
+
+    def stop(self) -> None:
+        """Let the epoch that runs be the last one."""
+        self.stopped = True
 
     def enter(self, epoch: int) -> None:
         """Be in the stage that an epoch is part of; a new one has optimizers that know nothing."""
@@ -145,7 +153,10 @@ class Training:
         steps = self.source.steps(size)
         for i, batch in enumerate(self.source.batches(size, self.sampler)):
             self.advance(self.epoch * steps + i, steps)
-            log.add(self.move(batch, i % max(1, steps // WATCHED) == 0), batch)
+            terms = self.move(batch, i % max(1, steps // WATCHED) == 0)
+            log.add(terms, batch)
+            if self.on_step is not None:
+                self.on_step(terms)
         first, *_ = self.optimizers.values()
         return log.means() | {"learning_rate": float(first.rate)}
 

@@ -11,11 +11,12 @@ from cyclopts import Parameter
 from narrows.cli.flags import Fields, Model, UsageError, find_model, parse, read_pairs
 from narrows.cli.inputs import holds_graph, parse_size, read_data
 from narrows.cli.plan import Plan
-from narrows.cli.runs import CHECKPOINTS, claim, summarise, write_model, write_results
+from narrows.cli.runs import CHECKPOINTS, claim, loggers, summarise, write_model, write_results
 from narrows.cli.show import show, show_run
 
 if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
+    from narrows.callbacks import Callback
     from narrows.data.files import Dataset
     from narrows.evaluation import Evaluation
 
@@ -36,6 +37,7 @@ def fit(
     groups: str | None = None,
     weight: str | None = None,
     size: str | None = None,
+    log: str | None = None,
     config: Path | None = None,
     set_: Annotated[Sequence[str], Parameter("--set", negative=(), show_default=False)] = (),
     checkpoint: Switch = False,
@@ -56,6 +58,7 @@ def fit(
         groups: column whose equal values are held out together.
         weight: column of the sample weights.
         size: HEIGHTxWIDTH to resize images to.
+        log: "tensorboard" (into OUT/tensorboard) or "mlflow", beside OUT/history.jsonl.
         config: TOML file with these settings and a table [fields]; flags count for more.
         set_: FIELD=VALUE, the same as the field's flag.
         checkpoint: keep the state of training in OUT/checkpoints after every epoch.
@@ -64,7 +67,7 @@ def fit(
         fields: parameters of the model.
     """
     options: dict[str, Any] = {"data": data, "model": model, "out": out, "labels": labels}
-    options |= {"groups": groups, "weight": weight, "size": size}
+    options |= {"groups": groups, "weight": weight, "size": size, "log": log}
     options |= {"checkpoint": checkpoint or resume or None}
     given = vars(fields) if fields else {}
     values = read_pairs(set_) | {k: parse(v, k) for k, v in given.items() if v is not None}
@@ -91,11 +94,12 @@ def _run(plan: Plan, entry: Model, resume: bool) -> None:
     from narrows.evaluation import evaluate_links, render, render_links
 
     start, place = time.perf_counter(), plan.place
+    callbacks = loggers(place, plan.log)
     dataset = _open(plan)
     model = narrows.MODELS[entry.name](**{"modality": dataset.modality, **plan.fields})
     model.check_parameters()
     dataset = replace(dataset, modality=model.modality)
-    _train(model, dataset, plan, resume)
+    _train(model, dataset, plan, resume, callbacks)
     write_model(place, model)
     if dataset.modality == "graph":
         links = evaluate_links(model, dataset.X)
@@ -121,11 +125,17 @@ def _open(plan: Plan) -> "Dataset":
     return read_data(plan.data, plan.size, labels=plan.labels, aside=aside, whole=whole)
 
 
-def _train(model: "BaseAutoencoder", dataset: "Dataset", plan: Plan, resume: bool) -> None:
+def _train(
+    model: "BaseAutoencoder",
+    dataset: "Dataset",
+    plan: Plan,
+    resume: bool,
+    callbacks: "list[Callback]",
+) -> None:
     """Fit the model, with checkpoints where they are asked for."""
     from narrows.storage import atomic_write
 
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"callbacks": callbacks}
     if plan.groups is not None:
         options["groups"] = dataset.columns[plan.groups]
     if plan.weight is not None:

@@ -26,6 +26,7 @@ class Plan:
         groups: column whose equal values are held out together.
         weight: column of the sample weights.
         size: "HxW" to resize images to.
+        log: the logger that writes beside history.jsonl: "tensorboard" or "mlflow".
         checkpoint: whether the state of training is kept after every epoch.
         fields: parameters of the model that are set.
     """
@@ -37,6 +38,7 @@ class Plan:
     groups: str | None = None
     weight: str | None = None
     size: str | None = None
+    log: str | None = None
     checkpoint: bool = False
     fields: dict[str, Any] = field(default_factory=dict)
 

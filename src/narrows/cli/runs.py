@@ -16,6 +16,7 @@ from narrows.errors import ModelFileError
 
 if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
+    from narrows.callbacks import Callback
     from narrows.data.files import Dataset
     from narrows.evaluation import Evaluation, LinkEvaluation
 
@@ -23,6 +24,7 @@ __all__ = [
     "CHECKPOINTS",
     "check_writable",
     "claim",
+    "loggers",
     "read_summary",
     "summarise",
     "write_model",
@@ -30,7 +32,10 @@ __all__ = [
 ]
 
 CHECKPOINTS = "checkpoints"
-PREVIOUS = "checkpoints.previous"
+HISTORY = "history.jsonl"
+GROWING = (CHECKPOINTS, HISTORY)
+"""What is written while a run trains."""
+LOGS = ("tensorboard", "mlflow")
 SUMMARY = "metrics.json"
 
 
@@ -41,7 +46,6 @@ def claim(place: Path, *, resume: bool, force: bool) -> Iterator[None]:
     Raises:
         UsageError: the folder holds something and may not be used, or cannot be written.
     """
-    checkpoints, previous = place / CHECKPOINTS, place / PREVIOUS
     _check_place(place, resume, force)
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -49,16 +53,18 @@ def claim(place: Path, *, resume: bool, force: bool) -> Iterator[None]:
         raise UsageError(f"The folder {place} cannot be made: {error.strerror}.") from error
     check_writable(place)
     with _locked(place):
-        if checkpoints.exists() and not resume:
-            shutil.rmtree(previous, ignore_errors=True)
-            checkpoints.rename(previous)
+        if not resume:
+            for name in GROWING:
+                _move(place / name, _previous(place, name))
         try:
             yield
         finally:
-            if not any(checkpoints.glob("epoch-*")):  # nothing came of it
-                shutil.rmtree(checkpoints, ignore_errors=True)
-                if previous.exists():
-                    previous.rename(checkpoints)
+            if not any((place / CHECKPOINTS).glob("epoch-*")):  # nothing came of it
+                _remove(place / CHECKPOINTS)
+                for name in GROWING:
+                    _move(_previous(place, name), place / name)
+                if (history := place / HISTORY).exists() and not history.stat().st_size:
+                    history.unlink()
             with suppress(OSError):
                 place.rmdir()  # if it is empty
 
@@ -76,6 +82,8 @@ def _check_place(place: Path, resume: bool, force: bool) -> None:
         hint = "go on with --resume, " if unfinished else ""
         raise UsageError(f"{place} exists already: {hint}name another --out, or use --force.")
     foreign = [checkpoints / name for name in kept if not name.startswith("epoch-")]
+    if checkpoints.is_file():
+        foreign.append(checkpoints)
     if model.exists() and not (model / "manifest.json").exists():
         foreign.append(model)
     if foreign:
@@ -94,6 +102,25 @@ def check_writable(folder: Path) -> None:
         raise UsageError(f"The folder {folder} cannot be written: {error.strerror}.") from error
 
 
+def _previous(place: Path, name: str) -> Path:
+    """Return where what an earlier run wrote stays until the new one is trained."""
+    return place / f"{name}.previous"
+
+
+def _move(path: Path, target: Path) -> None:
+    """Rename what is there, over what the target was."""
+    if path.exists():
+        _remove(target)
+        path.rename(target)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 @contextmanager
 def _locked(place: Path) -> Iterator[None]:
     """Lock a folder; the kernel lets go of it however the process ends."""
@@ -108,6 +135,23 @@ def _locked(place: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def loggers(place: Path, log: str | None) -> "list[Callback]":
+    """Return what writes down how a run goes: history.jsonl, and the logger of this name.
+
+    Raises:
+        UsageError: there is no such logger.
+        MissingExtraError: its library is not installed.
+    """
+    if log not in (None, *LOGS):
+        raise UsageError(f"--log takes {' or '.join(LOGS)}. Got '{log}' instead.")
+    from narrows.loggers import JSONL, MLflow, TensorBoard
+
+    made: list[Callback] = [JSONL(place / HISTORY)]
+    if log is not None:
+        made.append(MLflow() if log == "mlflow" else TensorBoard(place / log))
+    return made
 
 
 def summarise(
@@ -138,11 +182,9 @@ def summarise(
 
 def write_model(place: Path, model: "BaseAutoencoder") -> None:
     """Write what training gave, at once: an evaluation may still fail."""
-    from narrows.storage import atomic_write
-
     model.save(place / "model", overwrite=True)
-    atomic_write(place / "history.jsonl", "".join(json.dumps(r) + "\n" for r in model.history_))
-    shutil.rmtree(place / PREVIOUS, ignore_errors=True)
+    for name in GROWING:
+        _remove(_previous(place, name))
 
 
 def write_results(place: Path, texts: Mapping[str, str], summary: dict[str, Any]) -> None:
