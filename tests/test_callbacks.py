@@ -106,7 +106,11 @@ def test_a_callback_may_stop_the_run_after_the_epoch(event, digits):
     class Stopping(Callback):
         pass
 
-    setattr(Stopping, event, lambda self, training, _: training.epoch >= 1 and training.stop())
+    setattr(
+        Stopping,
+        event,
+        lambda self, training, _: training.epoch >= 1 and training.end_after_epoch(),
+    )
     diary = Diary()
     model = narrows.VAE(**SMALL).fit(digits, callbacks=[Stopping(), diary])
     assert model.n_iter_ == {"step": 2, "epoch": 1}[event]
@@ -123,7 +127,7 @@ class StopAfter(Callback):
 
     def epoch(self, training, row):
         if training.epoch == self.epochs:
-            training.stop()
+            training.end_after_epoch()
 
 
 def test_a_stopped_run_has_the_weights_of_its_best_epoch(digits):

@@ -25,7 +25,7 @@ class StopAfter(Callback):
 
     def epoch(self, training, row):
         if training.epoch == self.epochs:
-            training.stop()
+            training.end_after_epoch()
 
 
 def rows(path):
@@ -64,6 +64,24 @@ def test_the_file_of_a_resumed_run_is_whole(digits, tmp_path):
     model.fit(digits, checkpoint=folder, resume=True, callbacks=[JSONL(path)])
     assert rows(path) == model.history_
     assert len(model.history_) == 4
+
+
+def test_where_training_went_back_the_file_does_too(tmp_path):
+    path = tmp_path / "history.jsonl"
+    logger, training = JSONL(path), types.SimpleNamespace(history=[])
+
+    def end(*history):
+        training.history = [{"epoch": epoch, "nll": nll} for epoch, nll in history]
+        logger.epoch(training, training.history[-1])
+
+    logger.start(training)
+    end((1, 5.0))
+    end((1, 5.0), (2, 4.0))
+    end((1, 5.0), (2, 4.0), (3, 9.0))
+    end((1, 5.0), (2, 3.0))
+    assert rows(path) == training.history
+    end((1, 5.0), (2, 3.0), (3, 2.0))
+    assert rows(path) == training.history
 
 
 KILLED = """

@@ -19,7 +19,7 @@ class Callback:
     """Looks on while a model trains; a subclass overrides what it needs.
 
     `training` is the run: its `model`, how many epochs of how many are over (`epoch`, `epochs`),
-    and their `history`. `training.stop()` lets the epoch that runs be the last one.
+    and their `history`. `training.end_after_epoch()` lets the epoch that runs be the last one.
 
     What `start` raises ends `fit` before it trained. A callback that fails later is called no
     more: a warning says which and why, and the model trains on.
@@ -29,7 +29,7 @@ class Callback:
     >>> class Enough(Callback):
     ...     def epoch(self, training, row):
     ...         if row["mse"] < 0.5:
-    ...             training.stop()
+    ...             training.end_after_epoch()
     >>> X = np.random.default_rng(0).normal(size=(64, 1)) * np.ones(4)
     >>> model = Autoencoder(latent_dim=1, epochs=500, verbose=0).fit(X, callbacks=[Enough()])
     >>> model.n_iter_ < 500

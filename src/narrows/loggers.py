@@ -34,10 +34,15 @@ class JSONL(Callback):
     def start(self, training: "Training") -> None:
         """Write the epochs of before."""
         atomic_write(self.path, "".join(map(_line, training.history)))
+        self.lines = len(training.history)
 
     def epoch(self, training: "Training", row: "Row") -> None:
-        """Write a line."""
-        append(self.path, _line(row))
+        """Write a line, or all anew where training went back to an earlier epoch."""
+        self.lines += 1
+        if self.lines != len(training.history):
+            self.start(training)
+        else:
+            append(self.path, _line(row))
 
 
 class TensorBoard(Callback):

@@ -16,7 +16,7 @@ from narrows.data.sources import Batch, InMemory
 from narrows.errors import TrainingError
 from narrows.net import Move, Stage, Terms
 from narrows.optimizer import CLEARED, optimizers
-from narrows.runtime import cuda_devices, keep_memory
+from narrows.runtime import cuda_devices, keep_memory, seed_noise
 
 if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
@@ -72,7 +72,7 @@ class Training:
         self.history: list[Row] = []
         self.best = Best()
         self.on_step: Callable[[Terms], None] | None = None
-        self.stopped = False
+        self.ending = False
 
     def run(self, report: Callable[["Training"], None]) -> list[Row]:
         """Train to the last epoch, or until patience runs out; return the history."""
@@ -81,8 +81,6 @@ class Training:
             while self.epoch < (self.epochs or 1) and not self.exhausted:
                 self.run_epoch()
                 report(self)
-                if self.stopped:
-                    break
         if self.best.weights:
             self.net.load_state_dict(self.best.weights)
         if self.skipped:
@@ -92,10 +90,6 @@ class Training:
                 stacklevel=2,
             )
         return self.history
-
-    def stop(self) -> None:
-        """Let the epoch that runs be the last one."""
-        self.stopped = True
 
     def enter(self, epoch: int) -> None:
         """Be in the stage that an epoch is part of; a new one has optimizers that know nothing."""
@@ -139,9 +133,15 @@ class Training:
         if self.model.patience is not None and self.stage is self.stages[-1]:
             self.best = self.best.against(row.get("validation_loss", row["loss"]), self)
 
+    def end_after_epoch(self) -> None:
+        """Let the epoch that runs, or the one that just ended, be the last."""
+        self.ending = True
+
     @property
     def exhausted(self) -> bool:
-        """Whether the best epoch lies `patience` epochs back."""
+        """Whether the best epoch lies `patience` epochs back, or someone asked for the end."""
+        if self.ending and self.epoch:
+            return True
         patience, best = self.model.patience, self.best.epoch
         return patience is not None and best > 0 and self.epoch - best >= patience
 
@@ -223,7 +223,7 @@ class Training:
         self.stage.net.latent.train()  # codes are drawn: at the mean, the nll would be no bound
         log = Log(self)
         with torch.random.fork_rng(cuda_devices(self.device)):
-            torch.manual_seed(self.seed)
+            seed_noise(self.seed, self.device)
             for batch in source.batches(max(self.model.batch_size, 1024)):
                 terms: Terms = {}
                 for move in self.moves(batch):

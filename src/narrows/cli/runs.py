@@ -32,9 +32,9 @@ __all__ = [
 ]
 
 CHECKPOINTS = "checkpoints"
+PREVIOUS = "checkpoints.previous"
 HISTORY = "history.jsonl"
-GROWING = (CHECKPOINTS, HISTORY)
-"""What is written while a run trains."""
+PREVIOUS_HISTORY = "history.previous.jsonl"
 LOGS = ("tensorboard", "mlflow")
 SUMMARY = "metrics.json"
 
@@ -46,6 +46,7 @@ def claim(place: Path, *, resume: bool, force: bool) -> Iterator[None]:
     Raises:
         UsageError: the folder holds something and may not be used, or cannot be written.
     """
+    checkpoints, previous = place / CHECKPOINTS, place / PREVIOUS
     _check_place(place, resume, force)
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -53,18 +54,17 @@ def claim(place: Path, *, resume: bool, force: bool) -> Iterator[None]:
         raise UsageError(f"The folder {place} cannot be made: {error.strerror}.") from error
     check_writable(place)
     with _locked(place):
-        if not resume:
-            for name in GROWING:
-                _move(place / name, _previous(place, name))
+        if checkpoints.exists() and not resume:
+            shutil.rmtree(previous, ignore_errors=True)
+            checkpoints.rename(previous)
         try:
-            yield
+            with _new_history(place, resume):
+                yield
         finally:
-            if not any((place / CHECKPOINTS).glob("epoch-*")):  # nothing came of it
-                _remove(place / CHECKPOINTS)
-                for name in GROWING:
-                    _move(_previous(place, name), place / name)
-                if (history := place / HISTORY).exists() and not history.stat().st_size:
-                    history.unlink()
+            if not any(checkpoints.glob("epoch-*")):  # nothing came of it
+                shutil.rmtree(checkpoints, ignore_errors=True)
+                if previous.exists():
+                    previous.rename(checkpoints)
             with suppress(OSError):
                 place.rmdir()  # if it is empty
 
@@ -82,8 +82,6 @@ def _check_place(place: Path, resume: bool, force: bool) -> None:
         hint = "go on with --resume, " if unfinished else ""
         raise UsageError(f"{place} exists already: {hint}name another --out, or use --force.")
     foreign = [checkpoints / name for name in kept if not name.startswith("epoch-")]
-    if checkpoints.is_file():
-        foreign.append(checkpoints)
     if model.exists() and not (model / "manifest.json").exists():
         foreign.append(model)
     if foreign:
@@ -102,23 +100,19 @@ def check_writable(folder: Path) -> None:
         raise UsageError(f"The folder {folder} cannot be written: {error.strerror}.") from error
 
 
-def _previous(place: Path, name: str) -> Path:
-    """Return where what an earlier run wrote stays until the new one is trained."""
-    return place / f"{name}.previous"
-
-
-def _move(path: Path, target: Path) -> None:
-    """Rename what is there, over what the target was."""
-    if path.exists():
-        _remove(target)
-        path.rename(target)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+@contextmanager
+def _new_history(place: Path, resume: bool) -> Iterator[None]:
+    """Set the history of an earlier run aside; put it back if the new one comes to nothing."""
+    history, previous = place / HISTORY, place / PREVIOUS_HISTORY
+    if history.exists() and not resume:
+        history.rename(previous)
+    try:
+        yield
+    finally:
+        if previous.exists() and not any((place / CHECKPOINTS).glob("epoch-*")):
+            previous.rename(history)
+        if history.exists() and not history.stat().st_size:
+            history.unlink()
 
 
 @contextmanager
@@ -183,8 +177,8 @@ def summarise(
 def write_model(place: Path, model: "BaseAutoencoder") -> None:
     """Write what training gave, at once: an evaluation may still fail."""
     model.save(place / "model", overwrite=True)
-    for name in GROWING:
-        _remove(_previous(place, name))
+    shutil.rmtree(place / PREVIOUS, ignore_errors=True)
+    (place / PREVIOUS_HISTORY).unlink(missing_ok=True)
 
 
 def write_results(place: Path, texts: Mapping[str, str], summary: dict[str, Any]) -> None:
