@@ -194,18 +194,19 @@ def test_every_module_says_what_it_is_and_what_it_offers(source):
     assert len(offered) == 1
 
 
-def test_the_one_writer_has_one_place_that_opens_for_writing():
+def test_storage_opens_for_writing_in_its_two_writers():
     tree = ast.parse(STORAGE.read_text())
-    opened = [
-        call for call in ast.walk(tree) if isinstance(call, ast.Call) and opens_for_writing(call)
-    ]
-    assert len(opened) == 1
-    (writer,) = (
-        node
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef) and node.name == "atomic_write"
-    )
-    assert writer.lineno < opened[0].lineno < writer.end_lineno
+    opening = {
+        function.name: [
+            call
+            for call in ast.walk(function)
+            if isinstance(call, ast.Call) and opens_for_writing(call)
+        ]
+        for function in tree.body
+        if isinstance(function, ast.FunctionDef)
+    }
+    opened = {name: len(calls) for name, calls in opening.items() if calls}
+    assert opened == {"append": 1, "atomic_write": 1}
 
 
 # -- the checks themselves ----------------------------------------------------------------------

@@ -20,7 +20,8 @@ from scipy.sparse import csr_array
 from sklearn.datasets import load_iris
 
 import narrows
-from narrows import checkpoint
+from narrows import checkpoint, loggers
+from narrows.callbacks import Callback
 from narrows.cli import main
 from narrows.cli.flags import parse
 from narrows.cli.outputs import write_samples
@@ -246,6 +247,7 @@ USAGE = [
     ("fit irsi", ["'irsi'", "'iris'"]),
     ("fit nothing.csv", ["'nothing.csv'", "does not exist"]),
     ("fit " + 400 * "x" + ".csv", ["xxx"]),
+    ("fit iris --log wandb", ["tensorboard or mlflow", "'wandb'"]),
     ("fit iris --resume", ["nothing to resume"]),
     ("fit iris --out file/run", ["file/run", "cannot be made"]),
     ("fit iris --config none.toml", ["none.toml", "No such file"]),
@@ -396,6 +398,50 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_again():
     assert call("resume", "run") == 0
     weights = [Path(run, "model", "weights.safetensors").read_bytes() for run in ("run", "whole")]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_an_interrupted_run_leaves_its_history_but_over_a_whole_one(monkeypatch, refused):
+    command, history = ["fit", "iris", "--epochs", 3, "--out", "run"], Path("run/history.jsonl")
+
+    def interrupt(self):
+        if len(history.read_text().splitlines()) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(narrows.VAE, "after_epoch", interrupt)
+        refused(130, ["interrupted"], *command)
+        assert [json.loads(line)["epoch"] for line in history.read_text().splitlines()] == [1, 2]
+    refused(2, ["exists already", "--force"], *command)
+    assert call(*command, "--force") == 0
+    whole = snapshot("run")
+    assert len(whole[history].splitlines()) == 3
+    with monkeypatch.context() as patch:
+        patch.setattr(narrows.VAE, "after_epoch", interrupt)
+        refused(130, ["interrupted"], *command, "--force", "--seed", 1)
+    assert snapshot("run") == whole
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_another_logger_is_asked_for_by_name(monkeypatch, refused):
+    class Other(Callback):
+        def __init__(self, folder=None):
+            made.append(folder)
+
+    made = []
+    monkeypatch.setattr(loggers, "TensorBoard", Other)
+    monkeypatch.setattr(loggers, "MLflow", Other)
+    assert call("fit", "iris", "--epochs", 1, "--out", "one", "--log", "tensorboard") == 0
+    assert call("fit", "--config", "one/run.toml", "--out", "two") == 0
+    assert call("fit", "--config", "one/run.toml", "--out", "three", "--log", "mlflow") == 0
+    assert made == [Path("one/tensorboard"), Path("two/tensorboard"), None]
+
+
+def test_a_logger_that_is_not_installed_is_asked_for_in_vain(monkeypatch, refused):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    refused(1, ["pip install 'narrows[track]'"], "fit", *IRIS, "--log", "mlflow")
+    assert not Path("runs/iris-linear").exists()
 
 
 def test_sigterm_ends_tidily_and_soon():

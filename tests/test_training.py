@@ -1,7 +1,4 @@
-"""The loop: players that take turns, the log, precision, threads, display."""
-
-import re
-import sys
+"""The loop: players that take turns, the log, precision, threads."""
 
 import numpy as np
 import pytest
@@ -436,37 +433,3 @@ def test_the_error_of_a_user_comes_through_as_it_is(digits, monkeypatch):
     monkeypatch.setattr(narrows.VAE, "after_epoch", after_epoch)
     with pytest.raises(ZeroDivisionError, match="mine"):
         narrows.VAE(**SMALL).fit(digits)
-
-
-# -- what it shows ----------------------------------------------------------------------------
-
-
-def test_verbose_2_prints_a_line_an_epoch(digits, capsys):
-    narrows.VAE(**SMALL, verbose=2).fit(digits)
-    out, err = capsys.readouterr()
-    lines = err.splitlines()
-    assert out == ""
-    assert len(lines) == 4
-    for i, line in enumerate(lines, 1):
-        assert line.startswith(f"epoch {i}/4  ")
-        assert re.search(
-            r"nll -?[\d.e+]+  kl [\d.e-]+ .*validation_loss .*  [\d,]+ samples/s$", line
-        )
-
-
-@pytest.mark.parametrize("verbose", [0, 1])
-def test_it_is_silent_where_there_is_no_terminal(verbose, digits, capsys):
-    narrows.VAE(**SMALL, verbose=verbose).fit(digits)
-    assert capsys.readouterr() == ("", "")
-
-
-def test_a_terminal_shows_a_bar_with_terms_and_throughput(digits, capsys, monkeypatch):
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    narrows.VAE(**SMALL | {"epochs": 30}).fit(digits)
-    _, err = capsys.readouterr()
-    assert "VAE" in err
-    assert "samples/s" in err
-    narrows.VAE(**SMALL, verbose=0).fit(digits)
-    assert capsys.readouterr() == ("", "")

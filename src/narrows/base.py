@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from narrows import checkpoint
+from narrows.callbacks import Callbacks
 from narrows.data.modalities import MODALITIES, Modality, modality_of, read_by
 from narrows.data.sources import Batch, InMemory
 from narrows.density import CodePrior, Mixture
@@ -38,7 +39,7 @@ from narrows.net import Move, Net, Player, Stage, Step, Terms, forms, outline
 from narrows.parts.generation import Plan
 from narrows.parts.latents import DiagonalGaussian, Distribution, Latent
 from narrows.parts.principal import start_path
-from narrows.progress import Display
+from narrows.progress import displays
 from narrows.runtime import choose_threads, products, resolve_device, seeded, threads
 from narrows.settings import Settings
 from narrows.storage import load_model, save_model, versions
@@ -164,6 +165,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
             raise ParameterError("resume=True needs a seed: with None, every run is another one.")
         folder, resume = options.pop("checkpoint", None), options.pop("resume", False)
         every = checkpoint.interval(options.pop("checkpoint_every", "epoch"))
+        watching = [*displays(self.verbose), *(options.pop("callbacks", None) or ())]
         device = resolve_device(self.device)
         with self._unharmed(), seeded(self.seed, device) as seed:
             self.__dict__.pop("_partial", None)
@@ -172,14 +174,12 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
             )
             training = Training(self, source, held, epochs(self, source), seed)
             with (
-                Display(type(self).__name__, training.epochs, self.verbose) as display,
                 threads(self._threads(source)),
                 products(self.precision),
+                checkpoint.kept(training, folder, every, bool(resume)) as run,
+                Callbacks(training, watching) as callbacks,
             ):
-                if folder is None:
-                    training.run(display)
-                else:
-                    checkpoint.run(training, display, Path(folder), every, bool(resume))
+                run(callbacks.epoch)
             self._finish(training)
         return self
 

@@ -5,18 +5,19 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from math import inf
 from pathlib import Path
 from typing import Any
 
 from narrows.errors import FileError, ModelFileError, NonFiniteError, ParameterError
+from narrows.net import Terms
 from narrows.signals import Held
 from narrows.storage import locked, pack, recover, unpack, write_folder
 from narrows.training import Stopped, Training, group
 
-__all__ = ["KEPT", "interval", "resume", "run", "write"]
+__all__ = ["KEPT", "interval", "kept", "resume", "write"]
 
 KEPT = 3
 """How many checkpoints stay in the folder."""
@@ -26,22 +27,22 @@ FREE = {"verbose"}
 SECONDS = {"s": 1, "min": 60, "h": 3600}
 
 
-def run(
-    training: Training,
-    report: Callable[[Training], None],
-    folder: Path,
-    every: tuple[float, float],
-    resume_run: bool,
-) -> None:
-    """Run a training to its end, with its state in a folder that no other run may write to.
+Run = Callable[[Callable[[Training], None]], object]
+"""Trains to the end, and calls what it is given after every epoch."""
+
+
+@contextmanager
+def kept(
+    training: Training, folder: str | Path | None, every: tuple[float, float], resume_run: bool
+) -> Iterator[Run]:
+    """Yield what runs a training, with its state in a folder that no other run may write to.
 
     SIGINT and SIGTERM act after the step under way, once the state is saved; a second one acts at
     once. Of a save that fails a warning tells, and training goes on.
 
     Args:
         training: the run, before its first step.
-        report: called after every epoch.
-        folder: where the newest `KEPT` checkpoints are.
+        folder: where the newest `KEPT` checkpoints are; None keeps none.
         every: what `interval` returns; the end of the run is saved in any case.
         resume_run: go on from the newest checkpoint, if there is one.
 
@@ -50,6 +51,10 @@ def run(
             resumed, or not like this.
         ModelFileError: every checkpoint is damaged.
     """
+    if folder is None:
+        yield training.run
+        return
+    folder = Path(folder)
     _make(folder)
     with locked(folder) as ours:
         recover(folder)
@@ -60,19 +65,7 @@ def run(
                 f"{folder} holds the checkpoints of a run. Go on from them with resume=True, or "
                 "choose another folder."
             )
-        saver = _Saver(folder, report, every, ours)
-        training.after_step = saver.after_step
-        with Held(training.stop) as signals:
-            finished = False
-            while not finished:
-                try:
-                    training.run(saver.after_epoch)
-                    finished = True
-                except Stopped:
-                    training.stopping = False
-                    with suppress(NonFiniteError):  # the checkpoint before is the newest sound one
-                        saver.write(training)
-                signals.release()
+        yield _Saver(training, folder, every, ours).run
 
 
 def interval(every: int | str) -> tuple[float, float]:
@@ -165,8 +158,8 @@ class _Saver:
     """Saves a run whenever that is due.
 
     Args:
+        training: the run.
         folder: where to.
-        report: called after every epoch, before it is saved.
         every: after so many steps, or so many seconds, a checkpoint is due; with both infinite, at
             the end of every epoch.
         ours: tells whether the folder is still there, and the same.
@@ -174,41 +167,56 @@ class _Saver:
 
     def __init__(
         self,
+        training: Training,
         folder: Path,
-        report: Callable[[Training], None],
         every: tuple[float, float],
         ours: Callable[[], bool],
     ) -> None:
-        self.folder, self.report, self.ours = folder, report, ours
+        self.training, self.folder, self.ours = training, folder, ours
         self.steps, self.seconds = every
         self.done, self.since = 0, time.monotonic()
         self.failing = False
+
+    def run(self, report: Callable[[Training], None]) -> None:
+        """Train to the end; `report` is called after every epoch, before it is saved."""
+
+        def after_epoch(training: Training) -> None:
+            report(training)
+            if self.steps == self.seconds or self.due or training.over:
+                self.write()
+
+        self.training.after_step.append(self.after_step)
+        with Held(self.training.stop) as signals:
+            finished = False
+            while not finished:
+                try:
+                    self.training.run(after_epoch)
+                    finished = True
+                except Stopped:
+                    self.training.stopping = False
+                    with suppress(NonFiniteError):  # the checkpoint before is the newest sound one
+                        self.write()
+                signals.release()
 
     @property
     def due(self) -> bool:
         """Whether there were enough steps, or seconds, since the last checkpoint."""
         return self.done >= self.steps or time.monotonic() - self.since >= self.seconds
 
-    def after_step(self, training: Training) -> None:
+    def after_step(self, terms: Terms) -> None:
         """Save what is due."""
         self.done += 1
         if self.due:
-            self.write(training)
+            self.write()
 
-    def after_epoch(self, training: Training) -> None:
-        """Report the epoch, and save what is due: every epoch, or at the end of the run."""
-        self.report(training)
-        if self.steps == self.seconds or self.due or training.over:
-            self.write(training)
-
-    def write(self, training: Training) -> None:
+    def write(self) -> None:
         """Write a checkpoint; where that fails, say so once, and let training go on."""
         try:
             if not self.ours():
                 raise FileError(
                     f"The folder {self.folder} has vanished, or is another one by now."
                 )
-            write(self.folder, training)
+            write(self.folder, self.training)
             self.failing = False
         except FileError as error:
             if not self.failing:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from narrows.callbacks import Callback, check_callbacks
 from narrows.data.graphs import Graphs
 from narrows.data.modalities import Graph, Modality
 from narrows.data.scaling import Range
@@ -77,6 +78,8 @@ class FitOptions(TypedDict, total=False):
         checkpoint_every: when it is saved: after every "epoch", after so many steps, or a time
             such as "10 min" ("s", "min", "h").
         resume: go on from the newest checkpoint in that folder.
+        callbacks: what looks on while the model trains, such as `loggers.JSONL`; see
+            `callbacks.Callback`.
     """
 
     sample_weight: ArrayLike | None
@@ -85,6 +88,7 @@ class FitOptions(TypedDict, total=False):
     checkpoint: str | Path | None
     checkpoint_every: int | str
     resume: bool
+    callbacks: Sequence[Callback] | None
 
 
 def check_options(options: FitOptions) -> None:
@@ -95,6 +99,7 @@ def check_options(options: FitOptions) -> None:
             raise UnknownParameterError(
                 f"fit has no option '{name}'.{nearest(name, known)} It has: {', '.join(known)}."
             )
+    check_callbacks(options.get("callbacks"))
     if options.get("checkpoint") is None and options.get("resume"):
         raise ParameterError("resume=True needs checkpoint=, the folder to resume from.")
     if options.get("checkpoint") is None and "checkpoint_every" in options:

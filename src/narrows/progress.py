@@ -1,56 +1,177 @@
-"""What training shows while it runs: a bar on a terminal, lines elsewhere, or nothing."""
+"""What training shows while it runs: a bar that is drawn in place, a line an epoch, or nothing."""
 
 import sys
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from io import StringIO
+from time import perf_counter
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from narrows.callbacks import Callback
+from narrows.net import Terms
 
 if TYPE_CHECKING:
-    from narrows.training import Training
+    from narrows.training import Row, Training
 
-__all__ = ["Display"]
+__all__ = ["Bar", "Cell", "Lines", "displays"]
+
+HIDDEN = {"epoch", "seconds", "learning_rate"}
+PAUSE = 0.2
+"""Seconds between two drawings of a bar, at least."""
 
 
-class Display:
-    """A context that is called after every epoch.
+def displays(verbose: int) -> list[Callback]:
+    """Return what shows a run: a line an epoch anywhere if `verbose` is 2, nothing if it is 0.
+
+    If it is 1, a bar where one can be drawn in place: on a terminal or in a notebook.
+    """
+    if verbose == 2:
+        return [Lines()]
+    console = Console(file=sys.stderr)
+    if verbose == 1 and console.is_jupyter:
+        return [Cell()]
+    # rich takes FORCE_COLOR for a terminal; a log in colours is none.
+    drawn = console.is_interactive and sys.stderr.isatty()
+    return [Bar(console)] if verbose == 1 and drawn else []
+
+
+class Lines(Callback):
+    """Writes a line an epoch to stderr: every term, samples a second, time left."""
+
+    def start(self, training: "Training") -> None:
+        """Look at the clock."""
+        self.clock = perf_counter()
+
+    def epoch(self, training: "Training", row: "Row") -> None:
+        """Write a line; the epochs to come take as long as this one did."""
+        before, self.clock = self.clock, perf_counter()
+        rate = len(training.source) / row["seconds"]
+        text = f"epoch {training.epoch}/{training.epochs}  {_terms(row)}  {rate:,.0f} samples/s"
+        left = (self.clock - before) * ((training.epochs or 0) - training.epoch)
+        if left:
+            text += f"  {timedelta(seconds=round(left))} left"
+        sys.stderr.write(text + "\n")
+
+
+class Bar(Callback):
+    """Draws a bar on a terminal, and takes it away in the end.
+
+    Below it are the terms of the epoch before; in the first epoch, those of a batch.
 
     Args:
-        title: name of the model.
-        total: number of epochs.
-        verbose: 0 is silent, 1 shows a bar on a terminal, 2 a line an epoch anywhere.
+        console: where it is drawn.
+        live: whether the console draws it over and over by itself.
     """
 
-    def __init__(self, title: str, total: int | None, verbose: int) -> None:
-        self.lines = verbose == 2
-        console = Console(file=sys.stderr)
-        self.bar = Progress(
+    def __init__(self, console: Console, live: bool = True) -> None:
+        self.bar = _Bar(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
-            TextColumn("{task.completed}/{task.total}"),
-            TextColumn("{task.fields[terms]}"),
+            TextColumn("{task.fields[epoch]}/{task.total}"),
+            _Rate(),
             TimeRemainingColumn(),
             console=console,
-            disable=verbose != 1 or not console.is_terminal,
+            disable=not live,
+            refresh_per_second=5,
             transient=True,
         )
-        self.task = self.bar.add_task(title, total=total, terms="")
 
-    def __enter__(self) -> "Display":
+    def start(self, training: "Training") -> None:
+        """Draw it where training begins."""
+        self.count, self.drawn = 0, perf_counter()
+        self.steps = training.source.steps(training.model.batch_size)
+        self.task = self.bar.add_task(
+            type(training.model).__name__,
+            total=training.epochs,
+            completed=training.epoch,
+            epoch=training.epoch,
+            samples=len(training.source),
+        )
         self.bar.start()
-        return self
 
-    def __exit__(self, *error: object) -> None:
+    def step(self, training: "Training", terms: Terms) -> None:
+        """Move it on within the epoch, a few times a second."""
+        self.count += 1
+        if perf_counter() - self.drawn >= PAUSE:
+            first = {} if training.history else {k: float(v) for k, v in terms.items()}
+            self.draw(training, first)
+
+    def epoch(self, training: "Training", row: "Row") -> None:
+        """Move it on to the next epoch."""
+        self.count = 0
+        if perf_counter() - self.drawn >= PAUSE:
+            self.draw(training, row)
+
+    def finish(self, training: "Training", error: BaseException | None) -> None:
+        """Take it away."""
         self.bar.stop()
 
-    def __call__(self, training: "Training") -> None:
-        """Show the epoch that just ended."""
-        row = training.history[-1]
-        rate = len(training.source) / row["seconds"]
-        hidden = {"epoch", "seconds", "learning_rate"}
-        shown = [k for k in row if k not in hidden and k.partition("_")[0] != "validation"]
-        terms = "  ".join(f"{k} {row[k]:.4g}" for k in [*shown, "validation_loss"] if k in row)
-        text = f"{terms}  {rate:,.0f} samples/s"
-        self.bar.update(self.task, completed=training.epoch, terms=text)
-        if self.lines:
-            sys.stderr.write(f"epoch {training.epoch}/{training.epochs}  {text}\n")
+    def draw(self, training: "Training", row: "Row") -> None:
+        """Show how far training is, and these terms."""
+        self.drawn = perf_counter()
+        self.bar.terms = Text(_terms(row)) if row else self.bar.terms
+        done = training.epoch + self.count / self.steps
+        self.bar.update(self.task, completed=done, epoch=training.epoch)
+
+
+class Cell(Bar):
+    """The same bar in a notebook: one output, replaced a few times a second, which stays."""
+
+    def __init__(self) -> None:
+        super().__init__(Console(file=StringIO(), width=100, force_jupyter=False), live=False)
+
+    def start(self, training: "Training") -> None:
+        """Make the output."""
+        from IPython.display import display
+
+        super().start(training)
+        self.handle = display(self.picture(), raw=True, display_id=True)
+
+    def draw(self, training: "Training", row: "Row") -> None:
+        """Replace the output."""
+        super().draw(training, row)
+        self.handle.update(self.picture(), raw=True)
+
+    def finish(self, training: "Training", error: BaseException | None) -> None:
+        """Leave the last state."""
+        self.draw(training, training.history[-1] if training.history else {})
+
+    def picture(self) -> dict[str, str]:
+        """Return the output: rich's own would need a widget, and a warning where there is none."""
+        with self.bar.console.capture() as capture:
+            self.bar.console.print(self.bar.get_renderable())
+        return {"text/plain": capture.get()}
+
+
+class _Bar(Progress):
+    """A bar with the terms below it, where they have a line of their own."""
+
+    terms = Text()
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield self.terms
+
+
+class _Rate(ProgressColumn):
+    """Samples a second, of late."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed * task.fields['samples']:,.0f} samples/s" if task.speed else "")
+
+
+def _terms(row: Mapping[str, float]) -> str:
+    """Return every term by name; of the held-out ones the loss alone."""
+    shown = [k for k in row if k not in HIDDEN and not k.startswith("validation_")]
+    return "  ".join(f"{k} {row[k]:.4g}" for k in [*shown, "validation_loss"] if k in row)

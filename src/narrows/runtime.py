@@ -6,16 +6,19 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from narrows.errors import ParameterError
 
 __all__ = [
+    "Flops",
     "choose_threads",
     "cuda_devices",
     "keep_memory",
     "products",
     "resolve_device",
+    "seed_noise",
     "seeded",
     "threads",
 ]
@@ -79,10 +82,9 @@ def choose_threads(net: nn.Module, batch: Any, batch_size: int) -> int:
         batch: a batch of one sample.
         batch_size: samples a step.
     """
-    with FlopCounterMode(display=False) as counter:
+    with Flops() as flops:
         net.eval()(batch)
-    products = counter.get_total_flops() / 2 * batch_size
-    return 1 if products < SMALL_STEP else torch.get_num_threads()
+    return 1 if flops.count / 2 * batch_size < SMALL_STEP else torch.get_num_threads()
 
 
 def keep_memory() -> None:
@@ -100,6 +102,16 @@ def cuda_devices(device: torch.device) -> list[int]:
     return list(range(torch.cuda.device_count())) if ready else []
 
 
+def seed_noise(seed: int, device: torch.device) -> None:
+    """Seed the noise that is drawn on a device, or on the CPU for it.
+
+    `torch.manual_seed` also prepares devices that nobody uses, which takes as long as a step.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(seed)
+
+
 @contextmanager
 def seeded(seed: int | None, device: torch.device) -> Iterator[int]:
     """Seed torch's random state, yield the seed, and put the state back as it was."""
@@ -107,3 +119,25 @@ def seeded(seed: int | None, device: torch.device) -> Iterator[int]:
         seed = torch.seed() % 2**31 if seed is None else seed
         torch.manual_seed(seed)
         yield seed
+
+
+class Flops(TorchDispatchMode):
+    """Counts what torch's FlopCounterMode counts, and leaves the compiler alone.
+
+    That one imports it, which takes longer than many a fit.
+    """
+
+    count = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = function(*args, **(kwargs or {}))
+        formula = flop_registry.get(function._overloadpacket)
+        if formula is not None:
+            self.count += formula(*args, **(kwargs or {}), out_val=out)
+        return out

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMAT",
+    "append",
     "atomic_write",
     "load_model",
     "locked",
@@ -69,6 +70,19 @@ def atomic_write(path: Path_, content: bytes | str) -> None:
             f"Cannot write {path} ({len(data):,} bytes): {error.strerror or error}. Free space, "
             "mend the permissions or choose another place; nothing that existed was changed."
         ) from error
+
+
+def append(path: Path_, line: str) -> None:
+    """Add a line to a file, which a killed process leaves whole; only a power cut may cut it.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    try:
+        with Path(path).open("ab") as file:
+            file.write(line.encode())
+    except OSError as error:
+        raise FileError(f"Cannot write to {path}: {error.strerror or error}.") from error
 
 
 def write_folder(path: Path_, files: Mapping[str, bytes | str], overwrite: bool = False) -> None:

@@ -19,7 +19,7 @@ from narrows.log import Log, Row, not_finite
 from narrows.net import Move, Stage, Terms
 from narrows.optimizer import CLEARED, optimizers
 from narrows.plan import begin_plan
-from narrows.runtime import cuda_devices, keep_memory
+from narrows.runtime import cuda_devices, keep_memory, seed_noise
 from narrows.schedules import schedule_of
 from narrows.stopping import RULES, Best
 
@@ -85,8 +85,8 @@ class Training:
         self.best = Best()
         self.good: State | None = None
         self.retries = 0
-        self.stopping = False
-        self.after_step: Callable[[Training], None] | None = None
+        self.stopping = self.ending = False
+        self.after_step: list[Callable[[Terms], None]] = []
 
     def run(self, report: Callable[["Training"], None]) -> list[Row]:
         """Train to the last epoch, or until patience runs out; return the history.
@@ -228,9 +228,15 @@ class Training:
         """Whether there is no further epoch."""
         return self.epoch >= (self.epochs or 1) or self.exhausted
 
+    def end_after_epoch(self) -> None:
+        """Let the epoch that runs, or the one that just ended, be the last."""
+        self.ending = True
+
     @property
     def exhausted(self) -> bool:
-        """Whether patience has run out, in the last stage."""
+        """Whether patience has run out, in the last stage, or someone asked for the end."""
+        if self.ending and self.epoch:
+            return True
         ends, patience = self.stage is self.stages[-1], self.model.patience
         return ends and patience is not None and RULES[self.model.stopping](self.losses, patience)
 
@@ -259,10 +265,11 @@ class Training:
         batches = islice(self.source.batches(size, self.sampler), self.position, None)
         for i, batch in enumerate(batches, self.position):
             self.advance(self.epoch * steps + i, steps)
-            self.log.add(self.move(batch, i % max(1, steps // WATCHED) == 0), batch)
+            terms = self.move(batch, i % max(1, steps // WATCHED) == 0)
+            self.log.add(terms, batch)
             self.position = i + 1
-            if self.after_step is not None:
-                self.after_step(self)
+            for look in self.after_step:
+                look(terms)
             self.may_go_on()
         first, *_ = self.optimizers.values()
         return self.log.means() | {"learning_rate": float(first.rate)}
@@ -361,7 +368,7 @@ class Training:
         self.stage.net.latent.train()  # codes are drawn: at the mean, the nll would be no bound
         log = Log(self)
         with torch.random.fork_rng(cuda_devices(self.device)):
-            torch.manual_seed(self.seed)
+            seed_noise(self.seed, self.device)
             for batch in source.batches(max(self.model.batch_size, 1024)):
                 terms: Terms = {}
                 for move in self.moves(batch):

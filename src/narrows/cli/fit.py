@@ -16,6 +16,7 @@ from narrows.cli.runs import (
     SETTINGS,
     claim,
     complete,
+    loggers,
     summarise,
     write_model,
     write_results,
@@ -24,6 +25,7 @@ from narrows.cli.show import show, show_run
 
 if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
+    from narrows.callbacks import Callback
     from narrows.data.files import Dataset
     from narrows.evaluation import Evaluation
 
@@ -44,6 +46,7 @@ def fit(
     groups: str | None = None,
     weight: str | None = None,
     size: str | None = None,
+    log: str | None = None,
     config: Path | None = None,
     set_: Annotated[Sequence[str], Parameter("--set", negative=(), show_default=False)] = (),
     checkpoint_every: str | None = None,
@@ -64,6 +67,7 @@ def fit(
         groups: column whose equal values are held out together.
         weight: column of the sample weights.
         size: HEIGHTxWIDTH to resize images to.
+        log: "tensorboard" (into OUT/tensorboard) or "mlflow", beside OUT/history.jsonl.
         config: TOML file with these settings and a table [fields]; flags count for more.
         set_: FIELD=VALUE, the same as the field's flag.
         checkpoint_every: when the state of training is saved in OUT/checkpoints, until the run
@@ -73,7 +77,7 @@ def fit(
         fields: parameters of the model.
     """
     options: dict[str, Any] = {"data": data, "model": model, "out": out, "labels": labels}
-    options |= {"groups": groups, "weight": weight, "size": size}
+    options |= {"groups": groups, "weight": weight, "size": size, "log": log}
     options |= {"checkpoint_every": checkpoint_every}
     given = vars(fields) if fields else {}
     values = read_pairs(set_) | {k: parse(v, k) for k, v in given.items() if v is not None}
@@ -112,11 +116,12 @@ def _run(plan: Plan, entry: Model, resume: bool) -> None:
     from narrows.evaluation import evaluate_links, render, render_links
 
     start, place = time.perf_counter(), plan.place
+    callbacks = loggers(place, plan.log)
     dataset = _open(plan)
     model = narrows.MODELS[entry.name](**{"modality": dataset.modality, **plan.fields})
     model.check_parameters()
     dataset = replace(dataset, modality=model.modality)
-    _train(model, dataset, plan, resume)
+    _train(model, dataset, plan, resume, callbacks)
     write_model(place, model)
     if dataset.modality == "graph":
         links = evaluate_links(model, dataset.X)
@@ -142,11 +147,17 @@ def _open(plan: Plan) -> "Dataset":
     return read_data(plan.data, plan.size, labels=plan.labels, aside=aside, whole=whole)
 
 
-def _train(model: "BaseAutoencoder", dataset: "Dataset", plan: Plan, resume: bool) -> None:
+def _train(
+    model: "BaseAutoencoder",
+    dataset: "Dataset",
+    plan: Plan,
+    resume: bool,
+    callbacks: "list[Callback]",
+) -> None:
     """Fit the model, with its state in the folder of checkpoints."""
     from narrows.storage import atomic_write
 
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"callbacks": callbacks}
     if plan.groups is not None:
         options["groups"] = dataset.columns[plan.groups]
     if plan.weight is not None:

@@ -27,6 +27,7 @@ class Plan:
         weight: column of the sample weights.
         size: "HxW" to resize images to.
         checkpoint_every: when the state of training is saved, as `fit` of a model takes it.
+        log: the logger that writes beside history.jsonl: "tensorboard" or "mlflow".
         fields: parameters of the model that are set.
     """
 
@@ -37,6 +38,7 @@ class Plan:
     groups: str | None = None
     weight: str | None = None
     size: str | None = None
+    log: str | None = None
     checkpoint_every: str = "1 min"
     fields: dict[str, Any] = field(default_factory=dict)
 

@@ -16,6 +16,7 @@ from narrows.errors import FileError, ModelFileError
 
 if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
+    from narrows.callbacks import Callback
     from narrows.data.files import Dataset
     from narrows.evaluation import Evaluation, LinkEvaluation
 
@@ -25,6 +26,7 @@ __all__ = [
     "check_writable",
     "claim",
     "complete",
+    "loggers",
     "read_summary",
     "summarise",
     "write_model",
@@ -34,6 +36,9 @@ __all__ = [
 CHECKPOINTS = "checkpoints"
 PREVIOUS = "checkpoints.previous"
 SETTINGS = "run.toml"
+HISTORY = "history.jsonl"
+PREVIOUS_HISTORY = "history.previous.jsonl"
+LOGS = ("tensorboard", "mlflow")
 SUMMARY = "metrics.json"
 
 
@@ -56,7 +61,8 @@ def claim(place: Path, *, resume: bool, force: bool) -> Iterator[None]:
             shutil.rmtree(previous, ignore_errors=True)
             checkpoints.rename(previous)
         try:
-            yield
+            with _new_history(place, resume):
+                yield
         finally:
             if not any(checkpoints.glob("epoch-*")):  # nothing came of it
                 shutil.rmtree(checkpoints, ignore_errors=True)
@@ -98,6 +104,21 @@ def check_writable(folder: Path) -> None:
 
 
 @contextmanager
+def _new_history(place: Path, resume: bool) -> Iterator[None]:
+    """Set the history of an earlier run aside; put it back if the new one comes to nothing."""
+    history, previous = place / HISTORY, place / PREVIOUS_HISTORY
+    if history.exists() and not resume:
+        history.rename(previous)
+    try:
+        yield
+    finally:
+        if previous.exists() and not any((place / CHECKPOINTS).glob("epoch-*")):
+            previous.rename(history)
+        if history.exists() and not history.stat().st_size:
+            history.unlink()
+
+
+@contextmanager
 def _alone(place: Path) -> Iterator[None]:
     """Lock a folder.
 
@@ -117,6 +138,23 @@ def _alone(place: Path) -> Iterator[None]:
 def complete(place: Path) -> bool:
     """Tell whether the run in a folder has come to its end."""
     return (place / SUMMARY).exists() and not (place / CHECKPOINTS).exists()
+
+
+def loggers(place: Path, log: str | None) -> "list[Callback]":
+    """Return what writes down how a run goes: history.jsonl, and the logger of this name.
+
+    Raises:
+        UsageError: there is no such logger.
+        MissingExtraError: its library is not installed.
+    """
+    if log not in (None, *LOGS):
+        raise UsageError(f"--log takes {' or '.join(LOGS)}. Got '{log}' instead.")
+    from narrows.loggers import JSONL, MLflow, TensorBoard
+
+    made: list[Callback] = [JSONL(place / HISTORY)]
+    if log is not None:
+        made.append(MLflow() if log == "mlflow" else TensorBoard(place / log))
+    return made
 
 
 def summarise(
@@ -147,11 +185,9 @@ def summarise(
 
 def write_model(place: Path, model: "BaseAutoencoder") -> None:
     """Write what training gave, at once: an evaluation may still fail."""
-    from narrows.storage import atomic_write
-
     model.save(place / "model", overwrite=True)
-    atomic_write(place / "history.jsonl", "".join(json.dumps(r) + "\n" for r in model.history_))
     shutil.rmtree(place / PREVIOUS, ignore_errors=True)
+    (place / PREVIOUS_HISTORY).unlink(missing_ok=True)
 
 
 def write_results(place: Path, texts: Mapping[str, str], summary: dict[str, Any]) -> None:

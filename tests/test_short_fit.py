@@ -1,0 +1,69 @@
+"""A short fit is made of training steps: what is around them costs little."""
+
+import subprocess
+import sys
+import time
+from statistics import median
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch.utils.flop_counter import FlopCounterMode
+
+import narrows
+from narrows import base
+from narrows.runtime import Flops
+
+COMPILER = """
+import sys
+from sklearn.datasets import load_digits
+import narrows
+model = narrows.VAE(epochs=2, verbose=0).fit(load_digits().data[:200])
+model.score_samples(load_digits().data[:200])
+print({"torch._dynamo", "torch._inductor", "sympy", "IPython", "mlflow"} & sys.modules.keys())
+"""
+
+
+@pytest.mark.parametrize("cls", [narrows.VAE, narrows.Autoencoder])
+def test_little_of_it_is_outside_of_the_steps(cls):
+    X = load_digits().data
+
+    def outside():
+        start = time.perf_counter()
+        model = cls(epochs=20, verbose=0).fit(X)
+        return 1 - sum(row["seconds"] for row in model.history_) / (time.perf_counter() - start)
+
+    assert median(outside() for _ in range(3)) < 0.2  # 0.07 on a quiet machine
+
+
+def test_it_never_imports_the_compiler():
+    """It takes a second, once a process."""
+    words = [sys.executable, "-c", COMPILER]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"modality": "image", "architecture": "conv"},
+        {"modality": "series", "architecture": "gru"},
+        {"modality": "series", "architecture": "transformer"},
+    ],
+    ids=lambda fields: "-".join(fields.values()),
+)
+def test_operations_are_counted_as_torch_counts_them(fields, images, monkeypatch):
+    seen = []
+
+    def count(net, batch, batch_size):
+        with torch.no_grad(), FlopCounterMode(display=False) as theirs, Flops() as ours:
+            net.eval()(batch)
+        seen.append((ours.count, theirs.get_total_flops()))
+        return 1
+
+    monkeypatch.setattr(base, "choose_threads", count)
+    X = images / 255 if fields else images.reshape(256, -1)
+    narrows.VAE(**fields, epochs=1, validation=0).fit(X[:8])
+    ((ours, theirs),) = seen
+    assert ours == theirs > 0
