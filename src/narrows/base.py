@@ -19,6 +19,7 @@ from narrows import checkpoint
 from narrows.data.modalities import MODALITIES, Modality, modality_of, read_by
 from narrows.data.sources import Batch, InMemory
 from narrows.density import CodePrior, Mixture
+from narrows.distributed import join, leads
 from narrows.errors import DataError, ParameterError
 from narrows.fitting import (
     EVEN,
@@ -27,6 +28,7 @@ from narrows.fitting import (
     assemble,
     at_once,
     check_options,
+    check_shared,
     epochs,
     sources,
     start_latent,
@@ -163,25 +165,37 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         if options.get("resume") and self.seed is None:
             raise ParameterError("resume=True needs a seed: with None, every run is another one.")
         folder, resume = options.pop("checkpoint", None), options.pop("resume", False)
-        device = resolve_device(self.device)
-        with self._unharmed(), seeded(self.seed, device) as seed:
+        strategy = options.pop("strategy", None)
+        processes = join(strategy, resolve_device(self.device))
+        device, first = processes.device, processes.rank == 0
+        with self._unharmed(), seeded(processes.seed(self.seed), device) as seed:
             self.__dict__.pop("_partial", None)
             source, held = self._start(
                 X, device, seed, self.warm_start, self.validation, y=y, **options
             )
-            training = Training(self, source, held, epochs(self, source), seed)
+            processes.align(self.net_)
+            training = Training(self, source, held, epochs(self, source), seed, processes)
+            if strategy is not None:
+                check_shared(self)
             if folder is not None:
-                checkpoint.begin(Path(folder), training, bool(resume))
-            with Display(type(self).__name__, training.epochs, self.verbose) as display:
+                with processes.in_turn():
+                    checkpoint.begin(Path(folder), training, bool(resume))
+            if strategy is not None:
+                processes.agree(checkpoint.identity(training) | {"epoch": training.epoch})
+            verbose = self.verbose if first else 0
+            with Display(type(self).__name__, training.epochs, verbose) as display:
 
                 def report(training: Training) -> None:
+                    processes.align(self.net_)
                     display(training)
-                    if folder is not None:
+                    if folder is not None and first:
                         checkpoint.save(Path(folder), training)
 
-                with threads(self._threads(source)):
+                nets = (stage.net for stage in training.stages)
+                with threads(self._threads(source)), processes.sharing(*nets):
                     training.run(report)
             self._finish(training)
+            self._shared = strategy is not None
         return self
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> Self:
@@ -334,11 +348,14 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
     def save(self, path: str | Path, overwrite: bool = False) -> None:
         """Write the fitted estimator as a folder that `narrows.load` reads; no pickle inside.
 
+        Of processes that trained it together, the first one writes.
+
         Raises:
             FileError: the folder exists and `overwrite` is off, or it cannot be written.
         """
         check_is_fitted(self)
-        save_model(self, path, overwrite)
+        if leads() or not self.__dict__.get("_shared"):
+            save_model(self, path, overwrite)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return all that was learned, as JSON data and tensors by name."""

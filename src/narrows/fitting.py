@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ __all__ = [
     "assemble",
     "at_once",
     "check_options",
+    "check_shared",
     "epochs",
     "networks",
     "refuse_symbols",
@@ -73,6 +74,8 @@ class FitOptions(TypedDict, total=False):
         groups: ``(n,)``; rows of one group are held out together.
         checkpoint: folder for the state of training, written after every epoch.
         resume: go on from the newest checkpoint in that folder.
+        strategy: "ddp" trains in all processes that torchrun started, which get the same X and
+            share every batch; None trains in this one alone.
     """
 
     sample_weight: ArrayLike | None
@@ -80,6 +83,7 @@ class FitOptions(TypedDict, total=False):
     groups: ArrayLike | None
     checkpoint: str | Path | None
     resume: bool
+    strategy: Literal["ddp"] | None
 
 
 def check_options(options: FitOptions) -> None:
@@ -92,6 +96,24 @@ def check_options(options: FitOptions) -> None:
             )
     if options.get("resume") and options.get("checkpoint") is None:
         raise ParameterError("resume=True needs checkpoint=, the folder to resume from.")
+
+
+def check_shared(model: "BaseAutoencoder") -> None:
+    """Refuse what several processes cannot train together.
+
+    Raises:
+        ParameterError: the samples hang together, or a whole step shall be one graph.
+    """
+    if isinstance(model.modality_, Graph):
+        raise ParameterError(
+            "strategy='ddp' shares the samples of a batch between processes, and the nodes of "
+            "graphs hang together. Leave it at None."
+        )
+    if model.compile is True:
+        raise ParameterError(
+            "compile=True makes one graph of a step, in which processes could exchange nothing. "
+            "Leave it at 'auto' with strategy='ddp'."
+        )
 
 
 def sources(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from narrows.compiled import Graph, GraphError, compiling, repays
 from narrows.data.sources import Batch, InMemory
+from narrows.distributed import Processes
 from narrows.errors import TrainingError
 from narrows.net import Move, Stage, Terms
 from narrows.optimizer import CLEARED, optimizers
@@ -47,6 +48,7 @@ class Training:
         epochs: passes over the source; None where there is no end, as in `partial_fit`: the
             learning rate stays constant, and schedules stand at their end.
         seed: seeds the order of the samples and the noise of the validation.
+        processes: those that train together; None trains alone.
     """
 
     def __init__(
@@ -56,16 +58,19 @@ class Training:
         validation: InMemory | None,
         epochs: int | None,
         seed: int,
+        processes: Processes | None = None,
     ) -> None:
         self.model, self.net = model, model.net_
         self.source, self.validation = source, validation
         self.epochs, self.seed = epochs, seed
+        self.processes = processes or Processes()
         self.device = source.x.device
         self.stages = model.stages(epochs)
         self.stage = self.stages[0]
         self.optimizers, self.clocks = optimizers(model, self.stage), clocks(self.stage)
         self.compiled = self.repays() if model.compile == "auto" else model.compile
         self.compiled &= epochs is not None  # a single pass repays no graph
+        self.compiled &= self.processes.count == 1  # what they exchange is in no graph
         self.graph: Graph | None = None
         self.sampler = torch.Generator().manual_seed(seed)
         self.epoch = 0
@@ -197,7 +202,7 @@ class Training:
             gradients = torch.autograd.grad(
                 loss, optimizer.parameters, allow_unused=True, materialize_grads=True
             )
-            optimizer.update(gradients)
+            optimizer.update(self.processes.average(gradients))
             logged |= means
             if move.step is not None:
                 if watch:

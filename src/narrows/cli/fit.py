@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ from cyclopts import Parameter
 from narrows.cli.flags import Fields, Model, UsageError, find_model, parse, read_pairs
 from narrows.cli.inputs import holds_graph, parse_size, read_data
 from narrows.cli.plan import Plan
-from narrows.cli.runs import CHECKPOINTS, claim, summarise, write_model, write_results
+from narrows.cli.runs import CHECKPOINTS, claim, rank, summarise, write_model, write_results
 from narrows.cli.show import show, show_run
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ def fit(
     fields: Annotated[Fields | None, Parameter("*")] = None,
 ) -> None:
     """Train a model on data, and write it with its numbers and a report into a run folder.
+
+    Started by torchrun, all processes train it together, and the first one writes.
 
     Args:
         data: a sample (digits, iris, ...), a .npy, .npz, .csv, .parquet or .txt file, or image
@@ -81,7 +84,7 @@ def fit(
     entry.check(plan.fields)
     parse_size(plan.size)
     plan = replace(plan, model=entry.command)
-    with claim(plan.place, resume=resume, force=force):
+    with nullcontext() if rank() else claim(plan.place, resume=resume, force=force):
         _run(plan, entry, resume)
 
 
@@ -96,6 +99,8 @@ def _run(plan: Plan, entry: Model, resume: bool) -> None:
     model.check_parameters()
     dataset = replace(dataset, modality=model.modality)
     _train(model, dataset, plan, resume)
+    if rank():
+        return
     write_model(place, model)
     if dataset.modality == "graph":
         links = evaluate_links(model, dataset.X)
@@ -130,16 +135,18 @@ def _train(model: "BaseAutoencoder", dataset: "Dataset", plan: Plan, resume: boo
         options["groups"] = dataset.columns[plan.groups]
     if plan.weight is not None:
         options["sample_weight"] = dataset.columns[plan.weight]
+    if rank() is not None:
+        options["strategy"] = "ddp"
     if not plan.checkpoint:
         model.fit(dataset.X, dataset.y, **options)
         return
     folder = plan.place / CHECKPOINTS
-    folder.mkdir(exist_ok=True)
-    if not resume:
+    if not (resume or rank()):
+        folder.mkdir(exist_ok=True)
         atomic_write(folder / "run.toml", plan.toml())
     done = max((int(path.name[6:]) for path in folder.glob("epoch-*")), default=0)
     model.fit(dataset.X, dataset.y, checkpoint=folder, resume=resume, **options)
-    if resume:
+    if resume and not rank():
         complete = model.n_iter_ == done
         show("The run was complete already." if complete else f"Resumed after epoch {done}.")
 

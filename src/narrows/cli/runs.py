@@ -23,6 +23,7 @@ __all__ = [
     "CHECKPOINTS",
     "check_writable",
     "claim",
+    "rank",
     "read_summary",
     "summarise",
     "write_model",
@@ -32,6 +33,11 @@ __all__ = [
 CHECKPOINTS = "checkpoints"
 PREVIOUS = "checkpoints.previous"
 SUMMARY = "metrics.json"
+
+
+def rank() -> int | None:
+    """Return the number of this process among those that torchrun started; None without it."""
+    return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else None
 
 
 @contextmanager
