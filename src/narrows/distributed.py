@@ -44,14 +44,14 @@ class Processes:
     """The processes of a run, as one of them sees them; it may be alone.
 
     Attributes:
+        device: where this one trains.
         rank: number of this one; the first is 0.
         count: how many there are.
-        device: where this one trains.
     """
 
+    device: torch.device
     rank: int = 0
     count: int = 1
-    device: torch.device = torch.device("cpu")
 
     def seed(self, seed: int | None) -> int | None:
         """Return the seed, or a new one for all where it is None and there are others."""
@@ -141,11 +141,11 @@ def join(strategy: str | None, device: torch.device) -> Processes:
             fewer GPUs than processes.
     """
     if strategy is None:
-        return Processes(device=device)
+        return Processes(device)
     if strategy != "ddp":
         raise ParameterError(f"strategy must be 'ddp' or None. Got {strategy!r} instead.")
     if not dist.is_initialized():
-        if not STARTED <= os.environ.keys():
+        if not os.environ.keys() >= STARTED:
             raise ParameterError(
                 "strategy='ddp' trains in processes that torchrun starts, as in `torchrun "
                 "--nproc-per-node 2 script.py`; this one was started alone. Leave it at None."
@@ -155,7 +155,7 @@ def join(strategy: str | None, device: torch.device) -> Processes:
     rank, count = dist.get_rank(), dist.get_world_size()
     if device.type == "cuda":
         device = _own(device, int(os.environ.get("LOCAL_RANK", rank)))
-    return Processes(rank, count, device)
+    return Processes(device, rank, count)
 
 
 def leads() -> bool:
@@ -166,7 +166,7 @@ def leads() -> bool:
 def _own(device: torch.device, local: int) -> torch.device:
     """Return a GPU of its own for each process of a machine."""
     found = torch.cuda.device_count()
-    if device.index is not None or local >= found:
+    if device != torch.device("cuda") or local >= found:
         raise ParameterError(
             f"strategy='ddp' takes a GPU for each process. There are {found}, process {local} of "
             f"this machine needs one, and device is '{device}': start as many as there are GPUs, "
@@ -187,10 +187,9 @@ def _exchange(call: Callable[..., Any], *arguments: Any) -> None:
     try:
         call(*arguments)
     except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
         raise TrainingError(
-            "Another process of this run has ended or cannot be reached, and this one cannot go on "
-            f"without it. Its own message says why; here it was: {reason}"
+            "Another process of this run has ended or cannot be reached, and this one cannot go "
+            "on without it. The other one's own message says why."
         ) from error
 
 

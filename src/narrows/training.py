@@ -63,8 +63,8 @@ class Training:
         self.model, self.net = model, model.net_
         self.source, self.validation = source, validation
         self.epochs, self.seed = epochs, seed
-        self.processes = processes or Processes()
         self.device = source.x.device
+        self.processes = processes or Processes(self.device)
         self.stages = model.stages(epochs)
         self.stage = self.stages[0]
         self.optimizers, self.clocks = optimizers(model, self.stage), clocks(self.stage)
