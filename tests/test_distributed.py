@@ -19,6 +19,7 @@ from narrows.optimizer import AdamW
 from narrows.training import Training
 
 COMMAND = "fit iris --model vae --architecture linear --latent-dim 2 --epochs 2 --verbose 2"
+SHORT = {"epochs": 4, "architecture": "linear", "verbose": 0}
 ROWS = 23  # 21 to train on in batches of 9, 9 and 3, which two processes share unevenly
 
 
@@ -86,6 +87,18 @@ def alike(model):
     return every[0] == every[1]
 
 
+class Stop(BaseException):
+    """The run ends here."""
+
+
+class _Stops(narrows.VAE):
+    """Processes that train it together all stop in the third epoch."""
+
+    def after_epoch(self):
+        if torch.distributed.is_initialized() and self.net_.progress > 0.5:
+            raise Stop
+
+
 class _Ends(narrows.Autoencoder):
     """The second process ends in the middle of training."""
 
@@ -106,6 +119,8 @@ def train_together(out):
     graph = narrows.GraphAutoencoder(epochs=1, latent_dim=1, verbose=0, validation=0.0)
     model = narrows.VAE(**quick, seed=None).fit(X, strategy="ddp")
     found["unseeded"] = alike(model)
+    with pytest.raises(Stop):
+        _Stops(**SHORT).fit(X, strategy="ddp", checkpoint=out.with_name("kept"))
     found["graph"] = sentence(graph, (edges, X[:3]))
     found["compile"] = sentence(narrows.VAE(**quick, compile=True), X)
     found["other data"] = sentence(narrows.VAE(**quick), X[:: 1 - 2 * rank])
@@ -154,6 +169,15 @@ def test_two_processes_train_as_one(case, together):
 
 def test_weights_are_alike_without_a_seed(together):
     assert together["unseeded"]
+
+
+def test_one_process_goes_on_from_what_two_kept(together):
+    X = load_iris().data
+    model = _Stops(**SHORT).fit(X, checkpoint=together["run"].with_name("kept"), resume=True)
+    whole = _Stops(**SHORT).fit(X)
+    assert [row["epoch"] for row in model.history_] == [1, 2, 3, 4]
+    for mine, theirs in zip(whole.history_, model.history_, strict=True):
+        assert theirs["loss"] == pytest.approx(mine["loss"], rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -354,7 +354,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
             FileError: the folder exists and `overwrite` is off, or it cannot be written.
         """
         check_is_fitted(self)
-        if leads() or not self.__dict__.get("_shared"):
+        if not self.__dict__.get("_shared") or leads():
             save_model(self, path, overwrite)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -66,6 +66,14 @@ class Processes:
         for tensor in net.state_dict().values() if self.count > 1 else ():
             _exchange(dist.broadcast, tensor, 0)
 
+    def alike(self, row: dict[str, float]) -> dict[str, float]:
+        """Return the first one's numbers, so that all decide alike; rounding may differ."""
+        if self.count == 1:
+            return row
+        values = torch.tensor([*row.values()], dtype=torch.float64, device=self.device)
+        _exchange(dist.broadcast, values, 0)
+        return dict(zip(row, values.tolist(), strict=True))
+
     def agree(self, known: dict[str, Any]) -> None:
         """Compare what must be the same in all processes.
 

@@ -130,6 +130,7 @@ class Training:
         row["seconds"] = time.perf_counter() - start
         if self.validation is not None:
             row |= {f"validation_{k}": v for k, v in self.validate(self.validation).items()}
+        row = self.processes.alike(row)
         self.epoch += 1
         self.history.append({"epoch": self.epoch, **row})
         self.model.after_epoch()
