@@ -20,6 +20,7 @@ from narrows.callbacks import Callbacks
 from narrows.data.modalities import MODALITIES, Modality, modality_of, read_by
 from narrows.data.sources import Batch, InMemory
 from narrows.density import CodePrior, Mixture
+from narrows.distributed import join, leads
 from narrows.errors import DataError, ParameterError
 from narrows.fitting import (
     EVEN,
@@ -28,6 +29,7 @@ from narrows.fitting import (
     assemble,
     at_once,
     check_options,
+    check_shared,
     epochs,
     sources,
     start_latent,
@@ -166,21 +168,30 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         folder, resume = options.pop("checkpoint", None), options.pop("resume", False)
         every = checkpoint.interval(options.pop("checkpoint_every", "epoch"))
         watching = [*displays(self.verbose), *(options.pop("callbacks", None) or ())]
-        device = resolve_device(self.device)
-        with self._unharmed(), seeded(self.seed, device) as seed:
+        strategy = options.pop("strategy", None)
+        processes = join(strategy, resolve_device(self.device))
+        device = processes.device
+        with self._unharmed(), seeded(processes.seed(self.seed), device) as seed:
             self.__dict__.pop("_partial", None)
             source, held = self._start(
                 X, device, seed, self.warm_start, self.validation, y=y, **options
             )
-            training = Training(self, source, held, epochs(self, source), seed)
+            processes.align(self.net_)
+            training = Training(self, source, held, epochs(self, source), seed, processes)
+            if strategy is not None:
+                check_shared(self)
             with (
                 threads(self._threads(source)),
                 products(self.precision),
+                processes.sharing(*(stage.net for stage in training.stages)),
                 checkpoint.kept(training, folder, every, bool(resume)) as run,
-                Callbacks(training, watching) as callbacks,
+                Callbacks(training, () if processes.rank else watching) as callbacks,
             ):
+                if strategy is not None:
+                    processes.agree(checkpoint.identity(training) | training.place)
                 run(callbacks.epoch)
             self._finish(training)
+            self._shared = strategy is not None
         return self
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> Self:
@@ -334,11 +345,14 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
     def save(self, path: str | Path, overwrite: bool = False) -> None:
         """Write the fitted estimator as a folder that `narrows.load` reads; no pickle inside.
 
+        Of processes that trained it together, the first one writes.
+
         Raises:
             FileError: the folder exists and `overwrite` is off, or it cannot be written.
         """
         check_is_fitted(self)
-        save_model(self, path, overwrite)
+        if not self.__dict__.get("_shared") or leads():
+            save_model(self, path, overwrite)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return all that was learned, as JSON data and tensors by name."""

@@ -6,7 +6,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,8 @@ def kept(
     """Yield what runs a training, with its state in a folder that no other run may write to.
 
     SIGINT and SIGTERM act after the step under way, once the state is saved; a second one acts at
-    once. Of a save that fails a warning tells, and training goes on.
+    once, and so does the first one on several processes, of which the first saves for all. Of a
+    save that fails a warning tells, and training goes on.
 
     Args:
         training: the run, before its first step.
@@ -54,18 +55,21 @@ def kept(
     if folder is None:
         yield training.run
         return
-    folder = Path(folder)
-    _make(folder)
-    with locked(folder) as ours:
-        recover(folder)
-        if resume_run:
-            resume(folder, training)
-        elif _checkpoints(folder):
-            raise FileError(
-                f"{folder} holds the checkpoints of a run. Go on from them with resume=True, or "
-                "choose another folder."
-            )
-        yield _Saver(training, folder, every, ours).run
+    folder, first = Path(folder), training.processes.rank == 0
+    with ExitStack() as stack:
+        with training.processes.in_turn():
+            if first:
+                _make(folder)
+                ours = stack.enter_context(locked(folder))
+                recover(folder)
+            if resume_run:
+                resume(folder, training)
+            elif first and _checkpoints(folder):
+                raise FileError(
+                    f"{folder} holds the checkpoints of a run. Go on from them with resume=True, "
+                    "or choose another folder."
+                )
+        yield _Saver(training, folder, every, ours).run if first else training.run
 
 
 def interval(every: int | str) -> tuple[float, float]:
@@ -178,14 +182,17 @@ class _Saver:
         self.failing = False
 
     def run(self, report: Callable[[Training], None]) -> None:
-        """Train to the end; `report` is called after every epoch, before it is saved."""
+        """Train to the end; `report` is called after every epoch, once it is saved."""
 
         def after_epoch(training: Training) -> None:
-            report(training)
             if self.steps == self.seconds or self.due or training.over:
                 self.write()
+            report(training)
 
         self.training.after_step.append(self.after_step)
+        if self.training.processes.count > 1:  # one that stopped would leave the others waiting
+            self.training.run(after_epoch)
+            return
         with Held(self.training.stop) as signals:
             finished = False
             while not finished:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ __all__ = [
     "assemble",
     "at_once",
     "check_options",
+    "check_shared",
     "epochs",
     "networks",
     "options_of",
@@ -80,6 +81,8 @@ class FitOptions(TypedDict, total=False):
         resume: go on from the newest checkpoint in that folder.
         callbacks: what looks on while the model trains, such as `loggers.JSONL`; see
             `callbacks.Callback`.
+        strategy: "ddp" trains in all processes that torchrun started, which get the same X and
+            share every batch; None trains in this one alone.
     """
 
     sample_weight: ArrayLike | None
@@ -89,6 +92,7 @@ class FitOptions(TypedDict, total=False):
     checkpoint_every: int | str
     resume: bool
     callbacks: Sequence[Callback] | None
+    strategy: Literal["ddp"] | None
 
 
 def check_options(options: FitOptions) -> None:
@@ -104,6 +108,29 @@ def check_options(options: FitOptions) -> None:
         raise ParameterError("resume=True needs checkpoint=, the folder to resume from.")
     if options.get("checkpoint") is None and "checkpoint_every" in options:
         raise ParameterError("checkpoint_every needs checkpoint=, the folder to write to.")
+
+
+def check_shared(model: "BaseAutoencoder") -> None:
+    """Refuse what several processes cannot train together.
+
+    Raises:
+        ParameterError: the samples hang together, or a whole step shall be one graph.
+    """
+    if isinstance(model.modality_, Graph):
+        raise ParameterError(
+            "strategy='ddp' shares the samples of a batch between processes, and the nodes of "
+            "graphs hang together. Leave it at None."
+        )
+    if model.compile is True:
+        raise ParameterError(
+            "compile=True makes one graph of a step, in which processes could exchange nothing. "
+            "Leave it at 'auto' with strategy='ddp'."
+        )
+    if model.gradient_checkpointing:
+        raise ParameterError(
+            "gradient_checkpointing=True runs layers again, alone, which shares no batch between "
+            "processes. Leave it at False with strategy='ddp'."
+        )
 
 
 def sources(

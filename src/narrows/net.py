@@ -226,6 +226,10 @@ class Net(nn.Module):
             if isinstance(child, Running):
                 child.follow(step)
 
+    def networks(self) -> list[nn.Module]:
+        """Return what treats every sample by itself: processes share the samples between them."""
+        return [self.encoder, self.decoder]
+
     def players(self) -> dict[str, Player]:
         """Return ``{name: (modules, optimizer options)}``: disjoint, covering all parameters."""
         critics = {name for name, _ in self.named_children() if name.startswith("critic")}

@@ -14,6 +14,7 @@ from torch import Tensor
 from narrows.accumulation import Turn, joined
 from narrows.compiled import Graph, GraphError, compiling, repays
 from narrows.data.sources import Batch, InMemory
+from narrows.distributed import Processes
 from narrows.errors import NonFiniteError
 from narrows.log import Log, Row, not_finite
 from narrows.net import Move, Stage, Terms
@@ -55,6 +56,7 @@ class Training:
         epochs: passes over the source; None where there is no end, as in `partial_fit`: the
             learning rate stays constant, and schedules stand at their end.
         seed: seeds the order of the samples and the noise of the validation.
+        processes: those that train together; None trains alone.
     """
 
     def __init__(
@@ -64,18 +66,21 @@ class Training:
         validation: InMemory | None,
         epochs: int | None,
         seed: int,
+        processes: Processes | None = None,
     ) -> None:
         begin_plan(model)
         self.model, self.net = model, model.net_
         self.source, self.validation = source, validation
         self.epochs, self.seed = epochs, seed
         self.device = source.x.device
+        self.processes = processes or Processes(self.device)
         self.stages = model.stages(epochs)
         self.stage = self.stages[0]
         self.optimizers, self.clocks = optimizers(model, self.stage), clocks(self.stage)
         self.schedule = schedule_of(model)
         self.compiled = self.repays() if model.compile == "auto" else model.compile
         self.compiled &= epochs is not None  # a single pass repays no graph
+        self.compiled &= self.processes.count == 1  # what they exchange is in no graph
         self.graph: Graph | None = None
         self.sampler = torch.Generator().manual_seed(seed)
         self.epoch = self.position = 0  # epochs that are done, and steps of the one under way
@@ -108,6 +113,7 @@ class Training:
                     self.run_epoch()
                     self.keep_good()
                     report(self)
+                    self.ending = bool(self.processes.alike({"ending": self.ending})["ending"])
                 except NonFiniteError as error:
                     self.go_back(error)
         if self.best.weights:
@@ -208,9 +214,11 @@ class Training:
             self.log = Log(self)
         row = self.train_epoch()
         row["seconds"] = time.perf_counter() - self.started
+        self.processes.align(self.net)
         with self.averaged():
             if self.validation is not None:
                 row |= {f"validation_{k}": v for k, v in self.validate(self.validation).items()}
+            row = self.processes.alike(row)
             self.epoch, self.position = self.epoch + 1, 0
             self.history.append({"epoch": self.epoch, **row})
             self.model.after_epoch()
@@ -227,6 +235,11 @@ class Training:
     def over(self) -> bool:
         """Whether there is no further epoch."""
         return self.epoch >= (self.epochs or 1) or self.exhausted
+
+    @property
+    def place(self) -> dict[str, int]:
+        """Where the run is."""
+        return {"epoch": self.epoch, "step": self.position}
 
     def end_after_epoch(self) -> None:
         """Let the epoch that runs, or the one that just ended, be the last."""
@@ -322,7 +335,7 @@ class Training:
         """
         logged: Terms = {}
         for turn in self.turns(batch):
-            self.optimizers[turn.player].update(turn.gradients)
+            self.optimizers[turn.player].update(self.processes.average(turn.gradients))
             logged |= turn.means
             if turn.steps:
                 step = joined(turn.steps)
@@ -443,8 +456,6 @@ class Training:
             torch.cuda.set_rng_state(tensors["noise_cuda"].cpu(), self.device)
         loss, epoch = numbers["best"]
         self.best = Best(loss, epoch, parts["best"])
-
-
 
 
 def clocks(stage: Stage) -> list[Tensor]:

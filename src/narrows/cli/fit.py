@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,7 @@ from narrows.cli.runs import (
     claim,
     complete,
     loggers,
+    rank,
     summarise,
     write_model,
     write_results,
@@ -56,6 +58,8 @@ def fit(
 ) -> None:
     """Train a model on data, and write it with its numbers and a report into a run folder.
 
+    Started by torchrun, all processes train it together, and the first one writes.
+
     Args:
         data: a sample (digits, iris, ...), a .npy, .npz, .csv, .parquet or .txt file, or image
             folder; an .npz with edge_index (and features or x, edge_weight, labels or y) is a
@@ -94,7 +98,7 @@ def fit(
     entry.check(plan.fields)
     parse_size(plan.size)
     plan = replace(plan, model=entry.command)
-    with claim(plan.place, resume=resume, force=force):
+    with nullcontext() if rank() else claim(plan.place, resume=resume, force=force):
         _run(plan, entry, resume)
 
 
@@ -122,6 +126,8 @@ def _run(plan: Plan, entry: Model, resume: bool) -> None:
     model.check_parameters()
     dataset = replace(dataset, modality=model.modality)
     _train(model, dataset, plan, resume, callbacks)
+    if rank():
+        return
     write_model(place, model)
     if dataset.modality == "graph":
         links = evaluate_links(model, dataset.X)
@@ -162,10 +168,13 @@ def _train(
         options["groups"] = dataset.columns[plan.groups]
     if plan.weight is not None:
         options["sample_weight"] = dataset.columns[plan.weight]
+    if rank() is not None:
+        options["strategy"] = "ddp"
     folder = plan.place / CHECKPOINTS
-    folder.mkdir(exist_ok=True)
-    if not resume:
-        atomic_write(folder / SETTINGS, plan.toml())
+    if not rank():
+        folder.mkdir(exist_ok=True)
+        if not resume:
+            atomic_write(folder / SETTINGS, plan.toml())
     done = _epochs_saved(folder)
     options |= {"checkpoint": folder, "checkpoint_every": plan.checkpoint_every, "resume": resume}
     try:
@@ -174,7 +183,7 @@ def _train(
         if _epochs_saved(folder) is None:
             raise
         raise KeyboardInterrupt(f"go on with 'narrows resume {plan.place}'") from error
-    if resume and done is not None:
+    if resume and done is not None and not rank():
         complete = model.n_iter_ == done
         show("The training was complete already." if complete else f"Resumed after epoch {done}.")
 

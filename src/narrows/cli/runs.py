@@ -27,6 +27,7 @@ __all__ = [
     "claim",
     "complete",
     "loggers",
+    "rank",
     "read_summary",
     "summarise",
     "write_model",
@@ -40,6 +41,11 @@ HISTORY = "history.jsonl"
 PREVIOUS_HISTORY = "history.previous.jsonl"
 LOGS = ("tensorboard", "mlflow")
 SUMMARY = "metrics.json"
+
+
+def rank() -> int | None:
+    """Return the number of this process among those that torchrun started; None without it."""
+    return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else None
 
 
 @contextmanager

@@ -210,6 +210,9 @@ class LabelNet(Net):
         shares = torch.tensor(labels.shares)
         self.register_buffer("log_shares", shares.log(), persistent=False)
 
+    def networks(self) -> list[nn.Module]:
+        return [*super().networks(), self.classifier]
+
     def encode(self, batch: Batch) -> tuple[Tensor, tuple[Any, ...]]:
         """Return h of each sample, or of each with every label where any is unknown."""
         logits = self.classifier(batch)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from narrows.base import BaseAutoencoder
 from narrows.data.modalities import Modality
@@ -52,6 +52,10 @@ class _Masked(Net):
         z, charges = self.latent(h, noise)
         nll = self.likelihood.nll(out, batch.target, batch.mask)
         return Step(batch, h, None, z, out, nll, charges, self.progress)
+
+    def networks(self) -> list[nn.Module]:
+        encoder, decoder = cast(TokensEncoder, self.encoder), cast(TokensDecoder, self.decoder)
+        return [encoder.blocks, *decoder.blocks]
 
     def tell(self, x: Tensor, visible: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean code of the visible, and samples with the hidden told, 0 elsewhere."""

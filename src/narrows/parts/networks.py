@@ -216,6 +216,14 @@ class Dropout(nn.Module):
         return f"p={1 - self.kept / 2**16:.4g}"
 
 
+class Chance(nn.Module):
+    """Even random numbers in [0, 1), one for each value of what it sees."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return them, shaped like x."""
+        return torch.rand(x.shape, device=x.device)
+
+
 class DroppedCode(nn.Module):
     """A decoder that sees the code through dropout."""
 

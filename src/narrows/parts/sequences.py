@@ -22,7 +22,7 @@ from narrows.parts.generation import (
     unroll,
     within,
 )
-from narrows.parts.networks import ARCHITECTURES, Sizes, architecture, initialise
+from narrows.parts.networks import ARCHITECTURES, Chance, Sizes, architecture, initialise
 
 if TYPE_CHECKING:
     from narrows.data.sources import Batch
@@ -107,6 +107,7 @@ class SequenceDecoder(nn.Module):
         super().__init__()
         self.out, self.symbols, self._likelihood = sizes.out, sizes.symbols, (sizes.likelihood,)
         self.inputs, self.core, self.attention = steps, core, attention
+        self.chance = Chance()
         self.backwards, self.word_dropout = backwards, word_dropout
         self.teacher_forcing = teacher_forcing
         if steps is not None:
@@ -145,7 +146,7 @@ class SequenceDecoder(nn.Module):
         if self.training and self.teacher_forcing < 1 and self.inputs is not None:
             with torch.no_grad():
                 own = choose(self, out, Plan())
-            swapped = torch.rand_like(out[:, :1]) < self.progress * (1 - self.teacher_forcing)
+            swapped = self.chance(out[:, :1]) < self.progress * (1 - self.teacher_forcing)
             mixed = torch.where(swapped, own.to(target.dtype), target)
             out = self.put_out(code, target.shape[2], context, mixed)
         return self.shaped(self.turned(out, lengths) if self.backwards else out)
@@ -163,7 +164,7 @@ class SequenceDecoder(nn.Module):
         """Return what each step sees of the one before it, ``(batch, steps, width)``."""
         before = target[:, :, :-1]
         if self.training and self.word_dropout:
-            shown = torch.rand(before[:, :1].shape, device=before.device) >= self.word_dropout
+            shown = self.chance(before[:, :1]) >= self.word_dropout
             before = torch.where(shown, before, UNKNOWN if self.symbols else 0)
         vectors = cast(Steps, self.inputs)(before)
         return torch.cat([self.start.expand(len(target), 1, -1).to(vectors.dtype), vectors], 1)
