@@ -10,7 +10,8 @@ from narrows.errors import NarrowsError, ParameterError
 from narrows.net import Terms
 
 if TYPE_CHECKING:
-    from narrows.training import Row, Training
+    from narrows.log import Row
+    from narrows.training import Training
 
 __all__ = ["Callback", "Callbacks", "check_callbacks"]
 

@@ -10,7 +10,8 @@ from narrows.errors import MissingExtraError
 from narrows.storage import append, atomic_write
 
 if TYPE_CHECKING:
-    from narrows.training import Row, Training
+    from narrows.log import Row
+    from narrows.training import Training
 
 __all__ = ["JSONL", "MLflow", "TensorBoard"]
 

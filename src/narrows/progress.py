@@ -22,7 +22,8 @@ from narrows.callbacks import Callback
 from narrows.net import Terms
 
 if TYPE_CHECKING:
-    from narrows.training import Row, Training
+    from narrows.log import Row
+    from narrows.training import Training
 
 __all__ = ["Bar", "Cell", "Lines", "displays"]
 
