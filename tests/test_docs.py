@@ -74,6 +74,15 @@ def test_the_page_on_data_runs():
     assert names["back"] == ["straits"]
 
 
+def test_the_page_on_lasting_runs_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for block in blocks("docs/lasting.md"):
+        exec(block, names)
+    assert names["model"].n_iter_ == 10
+    assert (tmp_path / "state" / "epoch-000010").is_dir()
+
+
 def test_the_example_of_a_graph_runs(tmp_path):
     command = [sys.executable, ROOT / "examples" / "graph.py", "--out", tmp_path / "model"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

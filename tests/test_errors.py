@@ -547,8 +547,8 @@ def spoiled(monkeypatch):
     [
         (1, 1, 1, "no epoch was good"),
         (3, 3, 1, "no epoch was good"),
-        (4, 1, 2, "the rate halved 3 times; epoch 1 was the last good one"),
-        (11, 2, 4, "the rate halved 3 times; epoch 3 was the last good one"),
+        (4, 1, 2, "at 1/8 of the learning rate; epoch 1 was the last good one"),
+        (11, 2, 4, "at 1/8 of the learning rate; epoch 3 was the last good one"),
     ],
 )
 def test_a_loss_that_is_not_finite_names_term_step_epoch_and_the_last_good_one(

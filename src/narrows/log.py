@@ -79,7 +79,7 @@ class Log:
         training, name = self.training, type(self.training.model).__name__
         epoch = training.epoch + (training.position > 0)  # else it has just ended
         good = f"epoch {epoch - 1} was the last good one" if epoch > 1 else "no epoch was good"
-        tried = f", the rate halved {training.retries} times" * (training.retries > 0)
+        tried = f", at 1/{2**training.retries} of the learning rate" * (training.retries > 0)
         raise NonFiniteError(
             f"The {what} of {name} became {value} at step {step} of epoch {epoch}{tried}; {good}. "
             f"Lower learning_rate (now {training.model.learning_rate}), set gradient_clip, or "

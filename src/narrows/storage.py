@@ -192,6 +192,8 @@ def locked(folder: Path) -> Iterator[Callable[[], bool]]:
             raise FileError(
                 f"Another run is writing to {folder}: wait for its end, or choose another folder."
             ) from error
+        except OSError:
+            pass  # a file system without locks
         yield same
     finally:
         os.close(handle)

@@ -431,7 +431,7 @@ class Training:
         return state
 
     def snapshot(self) -> State:
-        """Return a copy of the state that `load` takes, beside the device's memory."""
+        """Return a copy of the state that `load` takes, in the host's memory."""
         return {k: v.to("cpu", copy=True) for k, v in self.tensors().items()}, self.numbers()
 
     @torch.no_grad()

@@ -53,8 +53,8 @@ def test_an_accident_halves_the_rate_and_training_goes_on(what, run, spoil):
 def test_what_happens_again_and_again_stops_the_run(run, spoil):
     spoil(13, RETRIES + 1)
     sentence = (
-        "The term 'nll' of VAE became inf at step 3 of epoch 3, the rate halved 3 times; epoch 2 "
-        "was the last good one. Lower learning_rate"
+        "The term 'nll' of VAE became inf at step 3 of epoch 3, at 1/8 of the learning rate; "
+        "epoch 2 was the last good one. Lower learning_rate"
     )
     with (
         pytest.warns(UserWarning, match=BACK) as told,

@@ -203,7 +203,8 @@ def write_results(place: Path, texts: Mapping[str, str], summary: dict[str, Any]
     for name, text in texts.items():  # a file's name need not be UTF-8
         atomic_write(place / name, text.encode("utf-8", "backslashreplace"))
     atomic_write(place / SUMMARY, json.dumps(summary, indent=1) + "\n")
-    shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)
+    (place / CHECKPOINTS).rename(place / PREVIOUS)  # at once, whatever happens
+    shutil.rmtree(place / PREVIOUS, ignore_errors=True)
 
 
 def read_summary(run: Path) -> dict[str, Any] | None:
