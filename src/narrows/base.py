@@ -179,7 +179,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
                 def report(training: Training) -> None:
                     if folder is not None:
                         checkpoint.save(Path(folder), training)
-                    callbacks.epoch()
+                    callbacks.epoch(training)
 
                 training.run(report)
             self._finish(training)

@@ -86,9 +86,9 @@ class Callbacks:
         """Tell of a step."""
         self._tell(lambda callback: callback.step(self.training, terms))
 
-    def epoch(self) -> None:
+    def epoch(self, training: "Training") -> None:
         """Tell of the epoch that just ended."""
-        self._tell(lambda callback: callback.epoch(self.training, self.training.history[-1]))
+        self._tell(lambda callback: callback.epoch(training, training.history[-1]))
 
     def finish(self, error: BaseException | None) -> None:
         """Tell of the end."""
