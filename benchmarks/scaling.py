@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 from _common import RESULTS, Record
 
 POINT = """
-import json, re, sys, time
+import json, re, resource, sys, time
 from pathlib import Path
 import numpy as np
 from narrows import Autoencoder
@@ -31,11 +31,12 @@ def memory(name):
 
 class Clock(Callback):
     def start(self, training):
-        self.times = [time.process_time()]
+        self.times, self.system = [time.process_time()], []
         self.steps = training.source.steps(training.model.batch_size)
 
     def epoch(self, training, row):
         self.times.append(time.process_time())
+        self.system.append(resource.getrusage(resource.RUSAGE_SELF).ru_stime)
 
 plan = json.loads(sys.argv[1])
 n, d = plan.pop("rows"), plan.pop("features")
@@ -49,6 +50,7 @@ print(json.dumps({
     "fit": whole,
     "around": whole - (clock.times[-1] - clock.times[0]),
     "step": (clock.times[2] - clock.times[1]) / clock.steps,
+    "system": (clock.system[1] - clock.system[0]) / clock.steps,
     "memory": memory("VmHWM") - before,
     "data": X.nbytes / 2**20,
     "parameters": sum(p.numel() for p in model.net_.parameters()),
@@ -125,14 +127,16 @@ def table(record: Record, axis: Axis, points: list[dict[str, float]], sizes: lis
     record(f"\n## {axis.text[0].upper()}{axis.text[1:]}\n")
     record(f"The time of {what} should be {axis.expected}, and has the first exponent.\n")
     record(
-        "| size | ms a step | s around the steps | s in all | exponent | MB | exponent | X, MB |"
+        "| size | ms a step | in the system | s around the steps | s in all | exponent | MB "
+        "| exponent | X, MB |"
     )
-    record("|---|---|---|---|---|---|---|---|")
+    record("|---|---|---|---|---|---|---|---|---|")
     times = ["", *(f"{x:.2f}" for x in slopes(sizes, [p[axis.time] for p in points]))]
     peaks = ["", *(f"{x:.2f}" for x in slopes(sizes, [p["memory"] for p in points]))]
     for size, point, time, peak in zip(sizes, points, times, peaks, strict=True):
         record(
-            f"| {size:,.0f} | {1e3 * point['step']:.2f} | {point['around']:.2f} | "
+            f"| {size:,.0f} | {1e3 * point['step']:.2f} | {1e3 * point['system']:.2f} | "
+            f"{point['around']:.2f} | "
             f"{point['fit']:.2f} | {time} | {point['memory']:.0f} | {peak} | {point['data']:.1f} |"
         )
 
@@ -170,6 +174,11 @@ def main() -> None:
         sizes = [p["parameters"] for p in points] if name == "parameters" else list(axis.sizes)
         results[name] = sizes, points
         table(record, axis, points, sizes)
+    if "parameters" in results:
+        record(
+            "\nGradients of more than 32 MB go back to the system after each step, and are paged "
+            "in again in the next: that is the time in the system beyond 10⁷ parameters."
+        )
     draw(results)
     record("\n![Time and memory](scaling.png)")
     record.keep()
