@@ -211,8 +211,9 @@ def _source(
     weight: Weights | None,
     rows: NDArray[np.intp],
 ) -> InMemory:
-    target = modality.target(array[rows])
-    x, mask, lengths = modality.encode(array[rows])
+    part = array[rows]
+    target = modality.target(part)
+    x, mask, lengths = modality.encode(part)
     likelihood = likelihood_of(model, modality)
     unit = LIKELIHOODS[likelihood].support == "unit"
     if unit and not 0 <= x.min() <= x.max() <= 1 + 1e-6:

@@ -77,7 +77,7 @@ class TensorBoard(Callback):
 
     def epoch(self, training: "Training", row: "Row") -> None:
         """Write a point of every curve."""
-        for name, value in _terms(row).items():
+        for name, value in _curves(row).items():
             part = "validation" if name.startswith("validation_") else "train"
             tag = f"{part}/{name.removeprefix('validation_')}"
             self.writer.add_scalar(tag, value, int(row["epoch"]))
@@ -119,7 +119,7 @@ class MLflow(Callback):
 
     def epoch(self, training: "Training", row: "Row") -> None:
         """Write a point of every metric."""
-        self.library.log_metrics(_terms(row), step=int(row["epoch"]))
+        self.library.log_metrics(_curves(row), step=int(row["epoch"]))
 
     def finish(self, training: "Training", error: BaseException | None) -> None:
         """End the run that `start` opened."""
@@ -128,8 +128,8 @@ class MLflow(Callback):
             self.library.end_run("FINISHED" if error is None else stopped)
 
 
-def _terms(row: "Row") -> "Row":
-    """Return a row without its place on the curves."""
+def _curves(row: "Row") -> "Row":
+    """Return what a row has of each curve: all but its place on them."""
     return {name: value for name, value in row.items() if name != "epoch"}
 
 

@@ -37,14 +37,13 @@ def displays(verbose: int) -> list[Callback]:
 
     If it is 1, a bar where one can be drawn in place: on a terminal or in a notebook.
     """
-    if verbose == 2:
-        return [Lines()]
+    if verbose != 1:
+        return [Lines()] if verbose == 2 else []
     console = Console(file=sys.stderr)
-    if verbose == 1 and console.is_jupyter:
+    if console.is_jupyter:
         return [Cell()]
     # rich takes FORCE_COLOR for a terminal; a log in colours is none.
-    drawn = console.is_interactive and sys.stderr.isatty()
-    return [Bar(console)] if verbose == 1 and drawn else []
+    return [Bar(console)] if console.is_interactive and sys.stderr.isatty() else []
 
 
 class Lines(Callback):

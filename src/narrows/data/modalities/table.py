@@ -110,7 +110,9 @@ class Table(Modality):
         values = array if len(self.kept) == self.n_features else array[:, self.kept]
         observed = ~np.isnan(values)
         values = log_counts(values) if self.log else values
-        x = ((values - np.array(self.center)) / np.array(self.scale)).astype(np.float32)
+        scaled = values - np.array(self.center)
+        scaled /= np.array(self.scale)
+        x = scaled.astype(np.float32)
         if observed.all():
             return Encoded(as_tensor(x))
         mask = observed.astype(np.float32)
