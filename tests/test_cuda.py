@@ -65,6 +65,16 @@ def test_a_run_resumes(tmp_path, monkeypatch):
     np.testing.assert_allclose(*codes, rtol=1e-4, atol=1e-5)
 
 
-def test_bfloat16_trains_on_the_device():
-    model = narrows.VAE(**SMALL | {"precision": "bfloat16"}).fit(TABLE)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"precision": "bfloat16"},
+        {"precision": "float16"},
+        {"precision": "tf32"},
+        {"accumulation": 2, "ema": 0.9, "gradient_checkpointing": True, "l2": 0.01},
+    ],
+)
+def test_what_a_step_may_be_made_of_trains_on_the_device(options):
+    model = narrows.VAE(**SMALL | options).fit(TABLE)
     assert model.history_[-1]["loss"] < model.history_[0]["loss"]
+    assert not torch.backends.cuda.matmul.allow_tf32

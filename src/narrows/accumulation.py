@@ -1,15 +1,17 @@
 """A player's move on a batch, whole or in parts whose gradients add up."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from narrows.net import Step, Terms
+from narrows.data.sources import Batch
+from narrows.net import Move, Step, Terms
 
-__all__ = ["Turn", "joined"]
+__all__ = ["Turn", "joined", "together"]
 
 
 class Turn(NamedTuple):
@@ -27,14 +29,39 @@ class Turn(NamedTuple):
     means: Terms
     steps: list[Step]
 
-    def with_part(self, other: "Turn") -> "Turn":
-        """Return the same move on this part of the batch and another."""
-        gradients = torch._foreach_add(list(self.gradients), list(other.gradients))
-        means = {name: mean + other.means[name] for name, mean in self.means.items()}
+    def with_part(self, other: "Turn", share: float) -> "Turn":
+        """Return the same move on what this one saw and another part, which is a share of both."""
+        gradients = torch._foreach_lerp(list(self.gradients), list(other.gradients), share)
+        means = {name: mean.lerp(other.means[name], share) for name, mean in self.means.items()}
         return Turn(self.player, gradients, means, self.steps + other.steps)
 
 
-@torch.no_grad()
+def together(
+    parts: Sequence[Batch],
+    moves: Callable[[Batch], Iterator[Move]],
+    turn: Callable[[Move, Batch], Turn],
+) -> Iterator[Turn]:
+    """Yield the turns of a batch whose parts take each of them one after another.
+
+    The activations of one part alone are in memory at a time.
+
+    Args:
+        parts: of the batch.
+        moves: returns the players' moves on a part.
+        turn: returns a move with its gradient.
+    """
+    first, *others = parts
+    games = [
+        (moves(part), part, len(part) / (before + len(part)))
+        for part, before in zip(others, accumulate(map(len, parts)), strict=False)
+    ]
+    for move in moves(first):
+        whole = turn(move, first)
+        for game, part, share in games:
+            whole = whole.with_part(turn(next(game), part), share)
+        yield whole
+
+
 def joined(steps: Sequence[Step]) -> Step:
     """Return the passes of a batch's parts as one, from which running state follows.
 
@@ -43,8 +70,8 @@ def joined(steps: Sequence[Step]) -> Step:
     first, *others = steps
     if not others:
         return first
-    sizes = [len(step.batch) for step in steps]
     batches = [step.batch for step in steps]
+    sizes = [len(batch) for batch in batches]
     known = [name for name, value in vars(first.batch).items() if value is not None]
     batch: dict[str, Any] = {name: rows(name, batches, sizes) for name in known}
     names = first.charges
@@ -60,12 +87,14 @@ def joined(steps: Sequence[Step]) -> Step:
     )
 
 
+@torch.no_grad()
 def rows(name: str, parts: Sequence[Any], sizes: list[int]) -> Tensor:
     """Return the rows of all parts; several codes of a sample stay the slower axis."""
     values = [vars(part)[name].unflatten(0, (-1, n)) for part, n in zip(parts, sizes, strict=True)]
     return torch.cat(values, 1).flatten(0, 1)
 
 
+@torch.no_grad()
 def costs(values: list[Tensor], sizes: list[int]) -> Tensor:
     """Return what the samples of all parts cost, or the mean of a statistic."""
     if values[0].ndim:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from narrows.accumulation import Turn, joined
+from narrows.accumulation import Turn, joined, together
 from narrows.compiled import Graph, GraphError, compiling, repays
 from narrows.data.sources import Batch, InMemory
 from narrows.distributed import Processes
@@ -345,33 +345,19 @@ class Training:
         return logged
 
     def turns(self, batch: Batch) -> Iterator[Turn]:
-        """Yield the players' turns; the parts of an accumulated batch take each of them together.
+        """Return the players' turns, each to be acted on before the next is asked for."""
+        if self.model.accumulation > 1:
+            return together(batch.split(self.model.accumulation), self.moves, self.turn)
+        return (self.turn(move, batch) for move in self.moves(batch))
 
-        Only one part's activations are in memory at a time.
-        """
-        games = [(self.moves(part), part) for part in batch.split(self.model.accumulation)]
-        while True:
-            turn: Turn | None = None
-            for moves, part in games:
-                if (move := next(moves, None)) is None:
-                    return
-                one = self.turn(move, part, len(part) / len(batch))
-                turn = one if turn is None else turn.with_part(one)
-            if turn is not None:
-                yield turn
-
-    def turn(self, move: Move, batch: Batch, share: float) -> Turn:
-        """Return a move with its gradient, on a batch that is a share of a step's."""
+    def turn(self, move: Move, batch: Batch) -> Turn:
+        """Return a move on a batch, or on a part of it, with its gradient."""
         loss, means = total(move, batch.weight)
         optimizer = self.optimizers[move.player]
         # Only this player's parameters: a loss that fools the critic never trains it.
         gradients = torch.autograd.grad(
-            optimizer.scaled(loss if share == 1 else loss * share),
-            optimizer.parameters,
-            allow_unused=True,
-            materialize_grads=True,
+            optimizer.scaled(loss), optimizer.parameters, allow_unused=True, materialize_grads=True
         )
-        means = means if share == 1 else {name: mean * share for name, mean in means.items()}
         return Turn(move.player, gradients, means, [] if move.step is None else [move.step])
 
     @torch.no_grad()

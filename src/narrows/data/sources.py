@@ -59,9 +59,7 @@ class Batch:
 
     def split(self, parts: int) -> list["Batch"]:
         """Return so many batches of about one size, or fewer that have two samples each."""
-        parts = min(parts, len(self) // 2)
-        if parts < 2:
-            return [self]
+        parts = max(1, min(parts, len(self) // 2))
         tensors = {k: v.tensor_split(parts) for k, v in vars(self).items() if v is not None}
         return [replace(self, **{k: v[i] for k, v in tensors.items()}) for i in range(parts)]
 
