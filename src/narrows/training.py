@@ -66,6 +66,13 @@ class Training:
         self.optimizers, self.clocks = optimizers(model, self.stage), clocks(self.stage)
         self.compiled = self.repays() if model.compile == "auto" else model.compile
         self.compiled &= epochs is not None  # a single pass repays no graph
+        if self.compiled and source.uneven:
+            self.compiled = False
+            warnings.warn(
+                f"compile=True has no effect on the training {source.uneven}: a compiled step is "
+                "for batches of one size. Leave it at 'auto'.",
+                stacklevel=3,
+            )
         self.graph: Graph | None = None
         self.sampler = torch.Generator().manual_seed(seed)
         self.epoch = 0
@@ -105,8 +112,7 @@ class Training:
 
     def repays(self) -> bool:
         """Return whether a graph for each stage repays its making, by the plan."""
-        uneven = self.source.trims and self.source.lengths is not None
-        full = 0 if uneven else len(self.source) // self.model.batch_size
+        full = 0 if self.source.uneven else len(self.source) // self.model.batch_size
         return all(
             repays(self.length(stage) * full, len(list(stage.net.parameters())))
             for stage in self.stages

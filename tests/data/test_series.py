@@ -307,7 +307,11 @@ ONE = recording()
         ([], {}, "0 sample"),
         ([ONE, np.zeros((0, 2))], {}, "Series 1 of X has no steps"),
         ([ONE, ONE[:, :1]], {}, "Series 1 of X has 1 channels where series 0 has 2"),
-        ([ONE, ONE[:, 0]], {}, "Series 1 of X has the shape .100,.; expected 2 as series 0"),
+        (
+            [ONE, ONE[:, 0]],
+            {},
+            r"Series 1 of X has the shape \(100,\); expected \(steps, channels\), as series 0",
+        ),
         ([ONE, ["a", "b"]], {}, "Series 1 of X holds <U1 values; series must hold numbers"),
         ([ONE, pd.DataFrame(ONE)], {}, "Series 1 of X is a data frame"),
         ([ONE, np.where(ONE > 9, np.inf, ONE)], {}, "Series 1 of X contains infinity, .* step"),

@@ -294,6 +294,7 @@ def test_a_given_tokenizer_makes_the_symbols(tmp_path):
     assert twin.decode(twin.encode(array).x) == X
     assert twin.encode(twin.read(["again"], "test")).x.tolist() == [[[1, 2, 0, 0]]]
     assert isinstance(twin, Text)
+    made.save(str(path))
     with pytest.raises(ParameterError, match="window cuts texts between characters"):
         modality_of(X, "text", symbols=str(path), window=2)
 
