@@ -402,6 +402,8 @@ OTHER_PARAMETERS = [
     (narrows.SparseAutoencoder, {"sparsity": -1.0}, "≥ 0. Got -1.0"),
     (narrows.ContractiveAutoencoder, {"jacobian": "full"}, "'hutchinson', 'exact'. Got 'full'"),
     (narrows.LinearAutoencoder, {"architecture": "mlp"}, "'linear'. Got 'mlp'"),
+    (narrows.VAE, {"architecture": "unet"}, "architecture='unet' is for UNetAutoencoder alone"),
+    (narrows.Autoencoder, {"architecture": "gcn"}, "for GraphAutoencoder and .* must be one of"),
     (narrows.ComposedAutoencoder, {"code": "gausian"}, r"Did you mean 'gaussian'\?"),
     (narrows.ComposedAutoencoder, {"code_options": {"size": 3}}, "code_options do not fit .*size"),
     (narrows.ComposedAutoencoder, {"code_options": 3}, "a dict .* or None. Got 3"),
