@@ -87,4 +87,28 @@ def test_a_wrong_graph_meets_its_sentence(arrays, sentence, capsys):
 
 def test_a_model_of_rows_meets_its_sentence(capsys):
     assert call("fit", "karate.npz", "--model", "vae") == 1
-    assert "is for the models of graphs" in " ".join(capsys.readouterr().err.split())
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "karate.npz holds a graph, which is for the models of graphs: --model" in shown
+    assert "adversarialgraph or graph or variationalgraph" in shown
+
+
+def test_a_saved_model_names_a_file_of_another_kind(capsys):
+    Path("w.txt").write_text("one\ntwo\n", "utf-8")
+    assert call("fit", "w.txt", "--epochs", 1, "--out", "words") == 0
+    assert call("fit", "karate.npz", "--epochs", 1, "--out", "club") == 0
+    for run, data, words in (
+        ("words", "karate.npz", "karate.npz holds a graph, and this VAE was fitted to data of"),
+        ("club", "w.txt", "w.txt holds no graph, and this VariationalGraphAutoencoder was fitted"),
+    ):
+        capsys.readouterr()
+        assert call("encode", run, data, "--out", "codes.npy") == 1
+        assert words in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("options", [(), ("--modality", "text"), ("--modality", "graph")])
+def test_a_file_without_a_graph_is_named(options, capsys):
+    Path("w.txt").write_text("one\ntwo\n", "utf-8")
+    assert call("fit", "w.txt", "--model", "graph", *options) == 1
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "w.txt holds no graph, and GraphAutoencoder takes nothing else. Expected an" in shown
+    assert not any(Path("runs").iterdir())

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch._inductor.config as lowering
+from scipy.sparse import csr_array
 
 import narrows
 from narrows import compiled
@@ -13,7 +14,12 @@ from narrows.data.sources import InMemory
 from narrows.training import Training
 
 SMALL = {"latent_dim": 2, "hidden": (8,), "epochs": 3, "batch_size": 32, "validation": 0.0}
-CLASSES = [cls for cls in narrows.MODELS.values() if cls.__module__.startswith("narrows.")]
+# Batches of graphs are of many shapes, and never compiled.
+CLASSES = [
+    cls
+    for cls in narrows.MODELS.values()
+    if cls.__module__.startswith("narrows.") and "Graph" not in cls.__name__
+]
 
 
 @pytest.fixture(autouse=True)
@@ -191,6 +197,24 @@ def test_an_older_torch_runs_eagerly(data, calls, monkeypatch):
 def run(data, epochs, **options):
     model = fitted(narrows.VAE, data, epochs=1)
     return Training(model.set_params(**options), InMemory(torch.zeros(80, 64)), None, epochs, 0)
+
+
+@pytest.mark.parametrize(
+    ("cls", "X", "words"),
+    [
+        (narrows.GraphAutoencoder, csr_array(np.ones((3, 3)) - np.eye(3)), "of graphs, whose"),
+        (narrows.SequenceAutoencoder, ["ab", "c", "def"] * 9, "of sequences of unequal lengths"),
+    ],
+)
+def test_what_has_batches_of_many_shapes_says_so_before_the_first_step(cls, X, words, monkeypatch):
+    steps = []
+    monkeypatch.setattr(Training, "step", lambda *_: steps.append(1))
+    model = cls(compile=True, epochs=1, batch_size=9, verbose=0)
+    with pytest.raises(UserWarning, match=f"compile=True has no effect on the training {words}"):
+        model.fit(X)
+    assert not steps
+    monkeypatch.undo()
+    cls(compile="auto", epochs=1, batch_size=9, verbose=0).fit(X)  # and auto says nothing
 
 
 def test_auto_decides_by_steps_and_parameters(data):

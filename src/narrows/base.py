@@ -12,16 +12,18 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags, check_array
+from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from narrows import checkpoint
 from narrows.callbacks import Callbacks
-from narrows.data.modalities import MODALITIES, Modality, modality_of, read_by
+from narrows.data.modalities import MODALITIES, Graph, Modality, modality_of, read_by
 from narrows.data.sources import Batch, InMemory
 from narrows.density import CodePrior, Mixture
 from narrows.distributed import join, leads
 from narrows.errors import DataError, ParameterError
+from narrows.fields import choices, describe_type
 from narrows.fitting import (
     EVEN,
     SLICE,
@@ -56,6 +58,10 @@ MODELS: dict[str, type["BaseAutoencoder"]] = {}
 """Every estimator by its class name."""
 REMEMBERED = 10_000
 """Training codes that are kept, for a density over codes and for `diagnose`."""
+
+
+FEW = 3
+"""Models that share an architecture of their own, at most."""
 
 
 def register(cls: type["BaseAutoencoder"]) -> type["BaseAutoencoder"]:
@@ -139,6 +145,21 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
     def after_fit(self, codes: Codes) -> None:
         """Act on the codes of the training samples; nothing by default."""
 
+    def check_parameters(self) -> None:
+        """Check every field; of an architecture that few models have, say which."""
+        name, own = self.architecture, type(self).annotations()["architecture"]
+        owners = [
+            other
+            for other, model in MODELS.items()
+            if name in choices(model.annotations()["architecture"])
+        ]
+        if name not in choices(own) and 0 < len(owners) <= FEW:
+            raise ParameterError(
+                f"architecture='{name}' is for {' and '.join(owners)} alone, whose nets are made "
+                f"for it; that of {type(self).__name__} must be {describe_type(own)}."
+            )
+        super().check_parameters()
+
     # -- what a user calls ---------------------------------------------------------------------
 
     def fit(self, X: Any, y: Any = None, **options: Unpack[FitOptions]) -> Self:
@@ -217,9 +238,15 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
     def transform(self, X: Any, y: Any = None) -> Array:
         """Return the deterministic codes ``(n, code size)``: the posterior's mean for a VAE.
 
-        Here and below, y is what is known of X, for models that read it.
+        Here and below, y is what is known of X, for models that read it. As pandas' frames, codes
+        of windows are labelled with the first stamp of each.
         """
-        return self._map(X, lambda batch: self.net_.code(batch).flatten(1), y).numpy()
+        codes = self._codes(X, y).numpy()
+        # scikit-learn would label them with the rows of X, and there is another number of those.
+        if _get_output_config("transform", self)["dense"] != "pandas":
+            return codes
+        labelled: Array = self.modality_.labelled(codes, X)
+        return labelled
 
     def inverse_transform(self, Z: ArrayLike, condition: Any = None) -> Any:
         """Return E[x | z] of codes ``(n, code size)`` in the type, shape and units of the data.
@@ -336,8 +363,10 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         check_is_fitted(self)
         if not (categories := self.net_.latent.categories):
             found = diagnose(self.history_, self.codes_, self.unit_kl_)
-            normal = isinstance(self.net_.latent.prior(), DiagonalGaussian)
-            return found.having(fit_of_prior(self.codes_)) if normal else found
+            if not found.active or not isinstance(self.net_.latent.prior(), DiagonalGaussian):
+                return found
+            vamp = not (self.modality_.symbols or isinstance(self.modality_, Graph))
+            return found.having(fit_of_prior(self.codes_, learnable=vamp))
         codes = self._unpacked(torch.from_numpy(self.codes_)).flatten(1).numpy()
         usage = book_usage(self.codes_, self.net_.latent.books, categories)
         return diagnose(self.history_, codes, usage=usage)
@@ -509,6 +538,9 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         source = self.modality_.source(array, y)
         source.trims = self.net_.takes_any_length
         return self._slices(source, function, torch.arange(len(source)))
+
+    def _codes(self, X: Any, y: Any = None) -> Tensor:
+        return self._map(X, lambda batch: self.net_.code(batch).flatten(1), y)
 
     def _wanted(self, condition: Any, n: int) -> Tensor | None:
         """Return the condition that a user wants for n samples, as the networks get it."""

@@ -29,7 +29,8 @@ class Settings(Parameters):
         scaling: "standard", "robust" or "minmax" units inside the model, "none", or "auto": what
             the likelihood and the output activation ask for (for counts, "standard" units of
             log(1 + x); a likelihood of whole numbers explains them unscaled).
-        architecture: networks of encoder and decoder; "auto" takes the modality's.
+        architecture: networks of encoder and decoder; "auto" takes the modality's: "conv" for
+            images and volumes, "mlp" for all else.
         hidden: sizes of the encoder's layers (units; channels of a conv net), mirrored in the
             decoder; None takes the architecture's.
         activation: activation of the hidden layers.

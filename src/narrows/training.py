@@ -81,6 +81,13 @@ class Training:
         self.compiled = self.repays() if model.compile == "auto" else model.compile
         self.compiled &= epochs is not None  # a single pass repays no graph
         self.compiled &= self.processes.count == 1  # what they exchange is in no graph
+        if self.compiled and source.uneven:
+            self.compiled = False
+            warnings.warn(
+                f"compile=True has no effect on the training {source.uneven}: a compiled step is "
+                "for batches of one size. Leave it at 'auto'.",
+                stacklevel=3,
+            )
         self.graph: Graph | None = None
         self.sampler = torch.Generator().manual_seed(seed)
         self.epoch = self.position = 0  # epochs that are done, and steps of the one under way
@@ -194,8 +201,7 @@ class Training:
         """Return whether a graph for each stage repays its making, by the plan."""
         if self.model.gradient_checkpointing:
             return False  # a graph would keep what it forgets
-        uneven = self.source.trims and self.source.lengths is not None
-        full = 0 if uneven else len(self.source) // self.model.batch_size
+        full = 0 if self.source.uneven else len(self.source) // self.model.batch_size
         return all(
             repays(self.length(stage) * full, len(list(stage.net.parameters())))
             for stage in self.stages

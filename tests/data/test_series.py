@@ -241,6 +241,47 @@ def test_each_channel_is_scaled_by_the_training_part_alone():
     np.testing.assert_allclose(model.modality_.scale, train.std(0), rtol=1e-6)
 
 
+FRAMED = {
+    "a frame with an index": pd.DataFrame(recording(), index=TIMES, columns=["a", "b"]),
+    "a frame with stamps": pd.DataFrame(recording(), columns=["a", "b"]).assign(when=TIMES),
+    "one of polars": pl.DataFrame({"a": np.arange(100.0), "when": TIMES.to_numpy()}),
+    "a series": pd.Series(np.arange(100.0), index=TIMES),
+}
+
+
+@pytest.mark.parametrize("form", FRAMED)
+def test_codes_of_windows_are_labelled_with_their_first_stamps(form):
+    X = FRAMED[form]
+    model = Autoencoder(window=8, stride=3, **QUICK).fit(X)
+    plain = model.transform(X)
+    codes = model.set_output(transform="pandas").transform(X)
+    assert list(codes.columns) == ["autoencoder0", "autoencoder1"]
+    np.testing.assert_array_equal(codes, plain)
+    assert codes.index.tolist() == TIMES[model.modality_.spans(X)[:, 1]].tolist()
+    assert model.set_output(transform="polars").transform(X).shape == plain.shape
+
+
+def test_codes_of_unstamped_windows_are_numbered():
+    model = Autoencoder(window=8, stride=3, **QUICK).set_output(transform="pandas")
+    assert model.fit_transform(ONE).index.tolist() == list(range(32))
+
+
+def test_numbers_as_objects_are_numbers():
+    X = np.arange(24.0).reshape(4, 6)
+    model = VAE(**QUICK).fit(X)
+    np.testing.assert_array_equal(model.transform(X.astype(object)), model.transform(X))
+
+
+@pytest.mark.parametrize("factor", [1e30, 1e-30])
+def test_extreme_units_are_scaled_away(factor):
+    X = recording(60).reshape(10, 6, 2).astype(np.float32)
+    found = (
+        learned((X * np.float32(factor)).astype(kind))[0] for kind in (np.float32, np.float64)
+    )
+    for modality in found:
+        np.testing.assert_allclose(np.array(modality.scale) / factor, learned(X)[0].scale, 1e-4)
+
+
 def test_scores_are_spread_over_the_stamps():
     X = pd.DataFrame(recording(10), TIMES[:10])
     modality, _ = learned(X, window=4, stride=3)
@@ -303,13 +344,23 @@ ONE = recording()
         (np.zeros((2, 3, 4, 5)), {}, "X has the shape .2, 3, 4, 5."),
         (np.zeros((0, 3, 2)), {}, "0 sample"),
         (np.zeros((3, 4, 0)), {}, "0 sample.s. or channels"),
+        (np.zeros((20, 0)), {"window": 4}, "0 sample.s. or channels"),
+        (np.zeros(0), {"window": 4}, "0 sample.s. or channels"),
+        ([ONE, ONE * 1e300], {}, "Series 1 of X holds values too large for float32"),
+        (np.array([["a", 1], [2, 3]], object), {}, "object values; series must hold numbers"),
+        (np.ma.masked_array(ONE), {}, "masked array.* NaN, which means missing .* 'series'"),
         (np.zeros((3, 0)), {}, "Series 0 of X has no steps"),
         ([], {}, "0 sample"),
         ([ONE, np.zeros((0, 2))], {}, "Series 1 of X has no steps"),
         ([ONE, ONE[:, :1]], {}, "Series 1 of X has 1 channels where series 0 has 2"),
-        ([ONE, ONE[:, 0]], {}, "Series 1 of X has the shape .100,.; expected 2 as series 0"),
+        (
+            [ONE, ONE[:, 0]],
+            {},
+            r"Series 1 of X has the shape \(100,\); expected \(steps, channels\), as series 0",
+        ),
         ([ONE, ["a", "b"]], {}, "Series 1 of X holds <U1 values; series must hold numbers"),
         ([ONE, pd.DataFrame(ONE)], {}, "Series 1 of X is a data frame"),
+        ([torch.ones(3), torch.ones(4)], {"modality": "auto"}, "Row 1 of X has 4 values where"),
         ([ONE, np.where(ONE > 9, np.inf, ONE)], {}, "Series 1 of X contains infinity, .* step"),
         (ONE.astype(complex), {"window": 5}, "complex128 values; series must hold numbers"),
         (np.full((5, 4), np.nan), {}, "Every value of channel 0 of X is missing"),

@@ -221,7 +221,10 @@ def test_what_means_nothing_for_text_is_refused(model, words):
         (["a", None], {}, "Entry 1 of X is missing; text must be strings"),
         (["a", float("nan")], {}, "Entry 1 of X is missing"),
         (["a", 3], {}, "Entry 1 of X is of type int; text must be strings"),
-        (["a", b"b"], {}, "Entry 1 of X is of type bytes"),
+        (["a", b"b"], {}, "Entry 1 of X is of type bytes.* decode it"),
+        (["a", None], {"modality": "auto"}, "Entry 1 of X is missing; .* Drop it, or put ''"),
+        ([b"a"], {"modality": "auto"}, "Entry 0 of X is of type bytes"),
+        (np.array(["a", 3], object), {"modality": "auto"}, "Entry 1 of X is of type int"),
         ("abc", {}, "X is one string. Give a list of strings, or set window="),
         (3, {}, "modality='text' needs a list of strings.* X is int"),
         (np.zeros((2, 2)), {}, "modality='text' needs a list of strings"),
@@ -249,6 +252,20 @@ def test_a_file_that_is_no_text_meets_a_sentence(tmp_path):
         path.write_bytes(content)
         with pytest.raises((DataError, FileError), match=words):
             VAE(modality="text", **QUICK).fit(path)
+
+
+def test_a_path_can_only_be_a_text(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("ab\nc\n", "utf-8")
+    assert VAE(**QUICK).fit(path).transform(path).shape == (2, 2)
+
+
+def test_codes_of_windows_are_labelled_with_their_strings():
+    X = pd.Series(["one and two", "three"], index=["x", "y"])
+    model = VAE(window=4, **QUICK).set_output(transform="pandas").fit(X)
+    assert model.transform(X).index.tolist() == ["x", "x", "x", "y", "y"]
+    whole = VAE(**QUICK).set_output(transform="pandas").fit(X)
+    assert whole.transform(X).index.tolist() == ["x", "y"]
 
 
 def test_longer_strings_than_those_of_the_fit_are_refused():

@@ -18,6 +18,7 @@ from narrows.evaluation.latent_map import Groups, view_of
 from narrows.evaluation.markup import Markup, broken, number, percent, seconds_text, tag
 from narrows.evaluation.pictures import Ink
 from narrows.evaluation.report import layers
+from narrows.evaluation.sequences import SPARK, sparks
 
 QUICK = {"epochs": 3, "verbose": 0, "threads": 1}
 RNG = np.random.default_rng(0)
@@ -391,6 +392,30 @@ def test_ink_takes_the_limits_of_the_type():
     np.testing.assert_array_equal(grey, [[[0, 128], [255, 255]]])
     small = Ink(0.0, 1.0).draw(np.ones((2, 3, 33, 47)), longest=16)
     assert small.shape == (2, 11, 15, 3)
+
+
+def test_text_is_judged_by_its_symbols():
+    words = ["ethane", "methane", "propane", "butane", "pentane"] * 8
+    model = Autoencoder(latent_dim=2, hidden=(16,), modality="text")
+    read = Page(report(model, Dataset(words, None, "words", "text")))
+    found = evaluate(model, words, train=np.arange(36), test=model.held_out_).metrics
+    wrong = [percent(1 - found[owner]["accuracy"]).replace("\u202f", " ") for owner in found]
+    assert f"gets {wrong[0]} of their symbols wrong, where PCA gets {wrong[1]}" in read.text
+    assert "share of wrong symbols" in read.text
+    assert "strings that are right" in read.text
+
+
+def test_series_are_drawn_on_the_map():
+    X = np.sin(np.arange(40)[:, None] + np.arange(30) / 3)
+    read = Page(
+        report(Autoencoder(latent_dim=2, modality="series"), Dataset(X, None, "", "series"))
+    )
+    assert (read.map["sprite"]["height"], read.map["sprite"]["width"]) == SPARK
+    rise, gap = sparks(np.array([[-1.0, 1.0], [1.0, np.nan]])).min(3) < 255
+    assert rise[-2, 0]
+    assert rise[1, -1]
+    assert (rise.any(0)).all()
+    assert not gap[:, -1].any()
 
 
 def test_a_layer_is_drawn_once_however_often_it_is_passed():

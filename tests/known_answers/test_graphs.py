@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import networkx as nx
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from scipy.sparse import csr_array, csr_matrix
 from sklearn.metrics import roc_auc_score
 
 import narrows
-from narrows.data.graphs import read_graphs
+from narrows.data.graphs import read_graphs, resembles
 from narrows.data.linked import GraphSource, Links, links
 from narrows.errors import ContextError, DataError, DataTypeError, ParameterError
 from narrows.parts import graphs as parts
@@ -38,6 +39,11 @@ def blocks(n=90, groups=3, inside=0.25, outside=0.02, seed=0):
     upper = np.triu(rng.random((n, n)) < chance, 1)
     features = np.eye(groups)[group] + 0.7 * rng.standard_normal((n, groups))
     return csr_array((upper | upper.T).astype(np.float32)), features.astype(np.float32), group
+
+
+def named(graph, x):
+    nx.set_node_attributes(graph, x, "x")
+    return graph
 
 
 def chain(n, **features):
@@ -494,6 +500,10 @@ def test_inputs_are_never_changed():
         ((ADJACENCY, np.ones((3, 2))), "features of 3 nodes, but it has 34"),
         ((np.array([[0], [1]]), None, [-1.0]), "negative or not finite"),
         ((np.array([[0], [1]]), None, [1.0, 2.0]), "2 edge weights for 1 edges"),
+        ((np.array([[0], [1]]), None, ["a"]), "edge weights of type <U1; expected numbers"),
+        (csr_array(np.ones((2, 2)) * 1j), "edge weights of type complex128; expected numbers"),
+        (named(nx.path_graph(2), {0: [1], 1: [1, 2]}), "attribute 'x' of node 1 has 2 where"),
+        ([(ADJACENCY, np.ones((34, 2))), ADJACENCY], "Graph 1 of X has no features a node where"),
         (csr_array(np.ones((2, 3))), r"adjacency of shape \(2, 3\)"),
         (csr_array((0, 0)), "no nodes"),
         ([], "empty list"),
@@ -513,6 +523,54 @@ def test_what_is_no_graph_meets_a_sentence(X, sentence):
 def test_an_array_is_no_graph(X):
     with pytest.raises(DataTypeError, match=r"which is no graph. Expected"):
         narrows.GraphAutoencoder(**QUICK).fit(X)
+
+
+class Data:
+    """Looks like torch-geometric's."""
+
+    edge_index, x = torch.tensor([[0, 1], [1, 2]]), torch.ones(3, 4)
+
+
+GRAPHS = {
+    "networkx": nx.path_graph(3),
+    "a list of them": [nx.path_graph(3), nx.path_graph(3)],
+    "torch-geometric": Data(),
+    "adjacency": ADJACENCY,
+    "adjacency and features": (ADJACENCY, np.ones((34, 2))),
+    "edges": (np.array([[0, 1], [1, 2]]), None),
+    "edges and features": (np.array([[0, 1], [1, 2]]), np.ones((3, 4))),
+    "tensors": (torch.tensor([[0, 1], [1, 2]]), torch.ones(3, 4)),
+}
+
+
+@pytest.mark.parametrize("modality", ["auto", "table"])
+@pytest.mark.parametrize("form", GRAPHS)
+def test_a_graph_names_the_models_that_take_it(form, modality):
+    with pytest.raises(DataTypeError, match=r"is for the models of graphs, .* GraphAuto"):
+        narrows.VAE(modality=modality, epochs=1).fit(GRAPHS[form])
+
+
+def test_what_only_looks_like_a_graph_is_none():
+    assert not resembles((np.ones((2, 3)), np.ones((5, 3))))  # two series of three channels
+    assert not resembles(pd.DataFrame({"edge_index": [1.0], "is_directed": [2.0]}))
+    assert not resembles([[0.0, 1.0], [1.0, 2.0]])
+
+
+def test_codes_and_links_do_not_depend_on_the_output_that_is_set():
+    model = narrows.GraphAutoencoder(**QUICK).fit(ADJACENCY)
+    codes, links = model.transform(ADJACENCY), model.reconstruct(ADJACENCY)
+    model.set_output(transform="pandas")
+    np.testing.assert_array_equal(model.transform(ADJACENCY), codes)
+    np.testing.assert_array_equal(model.reconstruct(ADJACENCY), links)
+    assert model.score_edges(ADJACENCY, [[0, 1]]) == pytest.approx(links[0, 1])
+
+
+def test_the_prior_of_a_graph_is_not_mended_by_another_model():
+    model = narrows.VariationalGraphAutoencoder(**QUICK).fit(ADJACENCY)
+    codes = np.random.default_rng(0).normal(size=(34, 16))
+    model.codes_ = (codes + 3 * codes[:, :1]).astype(np.float32)
+    (found,) = (each for each in model.diagnose().findings if each.name == "prior")
+    assert found.remedy == "Sample with density=True."
 
 
 def test_other_models_take_no_graphs():

@@ -204,6 +204,26 @@ def test_what_is_no_volume_is_refused(X, sentence):
         modality_of(X, "volume")
 
 
+def test_values_beyond_float32_are_no_volume():
+    X = volumes((3, 4, 5, 6), np.float64)
+    X[1, 1, 1, 1] = 1e39
+    with pytest.raises(DataError, match="too large for float32 in 1 of its 3 volumes, first in v"):
+        modality_of(X, "volume").read(X, "test")
+    with pytest.raises(DataError, match="complex128 values; volumes must hold numbers"):
+        modality_of(X * 1j, "volume")
+
+
+@pytest.mark.parametrize("factor", [1e30, 1e-30])
+def test_extreme_units_of_volumes_are_scaled_away(factor):
+    X = np.random.default_rng(0).normal(size=(3, 4, 5, 6)).astype(np.float32)
+    found = [modality_of(V, "volume") for V in (X, X * np.float32(factor))]
+    one, other = (
+        m.learn(m.read(V, "test"), "standard")
+        for m, V in zip(found, (X, X * np.float32(factor)), strict=True)
+    )
+    assert other.scale[0] / factor == pytest.approx(one.scale[0], rel=1e-4)
+
+
 def test_volumes_must_be_said_to_be_some():
     with pytest.raises(DataError, match=r"modality='volume' for volumes \(n, depth, height"):
         modality_of(volumes((5, 6, 7, 8)))
@@ -277,6 +297,7 @@ def test_the_report_shows_slices(cls):
     dataset = Dataset(X, modality="volume")
     assert dataset.describe() == "40 volumes of 4 × 6 × 5, uint8"
     page = render(model, dataset, found, command="narrows fit", seconds=1.0)
+    assert "three slices through its middle" in page
     assert 'width="16" height="6"' in page.replace("'", '"')  # 5 + 5 + 6 pixels wide
 
 

@@ -434,7 +434,7 @@ def test_settings_that_cannot_act_are_refused(data, options, sentence):
 
 
 def test_images_are_no_sequences():
-    with pytest.raises(ParameterError, match="needs sequences"):
+    with pytest.raises(ParameterError, match=r"needs sequences.* which most models take"):
         narrows.Autoencoder(architecture="lstm").fit(np.zeros((4, 8, 8), np.uint8))
 
 

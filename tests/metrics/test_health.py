@@ -28,6 +28,16 @@ def test_a_prior_that_does_not_know_the_codes_is_named():
     found = fit_of_prior(z)
     assert found.level == "notice"
     assert "density=True" in found.remedy
+    assert "VampPriorVAE" in found.remedy
+    assert "VampPriorVAE" not in fit_of_prior(z, learnable=False).remedy
+
+
+def test_the_prior_of_a_dead_code_is_no_finding():
+    model = narrows.VAE(latent_dim=4, epochs=1, verbose=0)
+    model.fit(np.random.default_rng(0).standard_normal((50, 3)))
+    model.codes_ = np.random.default_rng(0).normal(0, 1e-3, (500, 1)) * np.ones(4, np.float32)
+    assert [f.name for f in model.diagnose().findings if f.level == "problem"] == ["collapse"]
+    assert all(f.name != "prior" for f in model.diagnose().findings)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from narrows.cli.flags import Fields, Model, UsageError, find_model, parse, read_pairs
+from narrows.cli.flags import MODELS, Fields, Model, UsageError, find_model, parse, read_pairs
 from narrows.cli.inputs import holds_graph, parse_size, read_data
 from narrows.cli.plan import Plan
 from narrows.cli.runs import (
@@ -24,6 +24,7 @@ from narrows.cli.runs import (
     write_results,
 )
 from narrows.cli.show import show, show_run
+from narrows.errors import DataError
 
 if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
@@ -122,6 +123,7 @@ def _run(plan: Plan, entry: Model, resume: bool) -> None:
     start, place = time.perf_counter(), plan.place
     callbacks = loggers(place, plan.log)
     dataset = _open(plan)
+    _check_kind(plan, entry, dataset)
     model = narrows.MODELS[entry.name](**{"modality": dataset.modality, **plan.fields})
     model.check_parameters()
     dataset = replace(dataset, modality=model.modality)
@@ -151,6 +153,23 @@ def _open(plan: Plan) -> "Dataset":
     aside = [name for name in (plan.groups, plan.weight) if name is not None]
     whole = plan.fields.get("window") is not None
     return read_data(plan.data, plan.size, labels=plan.labels, aside=aside, whole=whole)
+
+
+def _check_kind(plan: Plan, entry: Model, dataset: "Dataset") -> None:
+    """Refuse data that are no graph for a model of graphs, and a graph for any other."""
+    if entry.takes_graphs == (dataset.modality == "graph"):
+        return
+    if entry.takes_graphs:
+        raise DataError(
+            f"{plan.data} holds no graph, and {entry.name} takes nothing else. Expected an .npz "
+            "with edge_index (and features or x, edge_weight, labels or y), or of SciPy's "
+            "save_npz. Choose another --model for these data."
+        )
+    names = [model.command for model in MODELS if model.takes_graphs]
+    raise DataError(
+        f"{plan.data} holds a graph, which is for the models of graphs: --model "
+        f"{' or '.join(names)}."
+    )
 
 
 def _train(

@@ -39,6 +39,11 @@ class Model:
     references: list[str]
     fields: dict[str, dict[str, Any]]
 
+    @property
+    def takes_graphs(self) -> bool:
+        """Whether it takes graphs, and nothing else."""
+        return "table" not in self.fields["modality"]["choices"]
+
     def check(self, names: Iterable[str]) -> None:
         """Refuse a field that the model lacks, and say which models have it.
 

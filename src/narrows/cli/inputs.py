@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from narrows.cli.flags import UsageError
-from narrows.errors import FileError
+from narrows.errors import DataError, FileError
 
 if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
@@ -95,11 +95,22 @@ def open_model(run: Path) -> "BaseAutoencoder":
 
 
 def read_rows(model: "BaseAutoencoder", data: str, size: str | None) -> Any:
-    """Return data for a fitted model: of a table, the columns that it knows, and the stamps."""
+    """Return data for a fitted model: of a table, the columns that it knows, and the stamps.
+
+    Raises:
+        DataError: the model takes graphs and this is none, or the other way round.
+    """
     import pyarrow as pa
 
-    modality = vars(model.modality_)
-    X = read_data(data, size, whole=modality.get("window", 0) > 0).X
+    modality, kind = vars(model.modality_), model.modality_.name
+    dataset = read_data(data, size, whole=modality.get("window", 0) > 0)
+    if "graph" in {dataset.modality, kind} and dataset.modality != kind:
+        found = "a" if dataset.modality == "graph" else "no"
+        raise DataError(
+            f"{data} holds {found} graph, and this {type(model).__name__} was fitted to data of "
+            f"modality='{kind}'."
+        )
+    X = dataset.X
     names = [name for name in modality.get("columns", ()) if isinstance(name, str)]
     if not isinstance(X, pa.Table) or not names or not set(names) <= set(X.column_names):
         return X

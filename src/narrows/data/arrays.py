@@ -1,6 +1,7 @@
 """Arrays as users give them: checked, and turned into matrices or tensors of numbers."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import narwhals.stable.v2 as nw
@@ -11,9 +12,10 @@ from scipy.sparse import issparse
 from sklearn.utils import check_array
 from torch import Tensor
 
+from narrows.data.graphs import TAKEN_BY, resembles
 from narrows.errors import DataError, DataTypeError
 
-__all__ = ["as_matrix", "as_numbers", "as_plain", "as_tensor"]
+__all__ = ["as_matrix", "as_numbers", "as_plain", "as_tensor", "check_range"]
 
 Array = NDArray[Any]
 
@@ -36,16 +38,25 @@ def as_matrix(X: Any, owner: str, missing: bool) -> Array:
             f"X holds text where {owner} expects numbers: {error}. Encode it, for instance with "
             "OneHotEncoder, or drop it."
         ) from error
+    check_range(array, "X")
+    return array
+
+
+def check_range(array: Array, where: str) -> None:
+    """Refuse values beyond those of float32; NaN is none of them."""
     if np.abs(array).max(initial=0, where=~np.isnan(array)) > np.finfo(np.float32).max:
         raise DataError(
-            "X holds values too large for float32 (beyond 3.4e38, infinity). Rescale or clip them."
+            f"{where} holds values too large for float32 (beyond 3.4e38, infinity). Rescale or "
+            "clip them."
         )
-    return array
 
 
 def as_numbers(X: Any, where: str = "X", what: str = "images") -> Array:
     """Return X as an array of numbers of any rank."""
     array = np.asarray(as_plain(X))
+    if array.dtype == object:
+        with suppress(TypeError, ValueError):
+            array = array.astype(np.float64)
     if array.dtype.kind not in "buif":
         raise DataError(
             f"{where} holds {array.dtype} values; {what} must hold numbers. Convert X first."
@@ -58,10 +69,13 @@ def as_plain(X: Any) -> Any:
     if isinstance(X, Tensor):
         X = X.detach().cpu().numpy()
     if issparse(X):
+        square = len(set(X.shape)) < len(X.shape)
         raise DataTypeError(
             "Sparse data was passed for X, but dense data is required. Use '.toarray()' to "
-            "convert it."
+            "convert it." + (f" An adjacency {TAKEN_BY}" if square else "")
         )
+    if resembles(X):
+        raise DataTypeError(f"X is a graph, which {TAKEN_BY}")
     if nw.dependencies.is_into_lazyframe(X):
         raise DataTypeError(f"X is a {type(X).__name__}, which holds no rows yet; call collect().")
     if X is None or isinstance(X, dict | set | Iterator):
@@ -72,8 +86,8 @@ def as_plain(X: Any) -> Any:
     _refuse_ragged(X)
     if isinstance(X, np.ma.MaskedArray):
         raise DataError(
-            "X is a masked array, whose mask would be lost. Fill it with NaN and set "
-            "modality='table', where NaN means missing."
+            "X is a masked array, whose mask would be lost. Fill it with NaN, which means missing "
+            "with modality='table' or 'series'."
         )
     if np.asarray(X).dtype.kind in "mM":
         raise DataError("X holds dates or durations. Convert them to numbers, such as seconds.")
@@ -83,7 +97,7 @@ def as_plain(X: Any) -> Any:
 def _refuse_ragged(X: Any) -> None:
     if not isinstance(X, list | tuple):
         return
-    lengths = [np.size(row) for row in X]
+    lengths = [row.numel() if isinstance(row, Tensor) else np.size(row) for row in X]
     for i, length in enumerate(lengths):
         if length != lengths[0]:
             raise DataError(

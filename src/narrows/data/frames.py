@@ -13,6 +13,7 @@ __all__ = [
     "Frame",
     "check_names",
     "dtype_names",
+    "index_of",
     "is_frame",
     "open_frame",
     "to_frame",
@@ -98,6 +99,13 @@ def dtype_names(frame: Frame) -> tuple[str, ...]:
     if frame.implementation.is_pandas():
         return tuple(str(dtype) for dtype in frame.to_native().dtypes)
     return tuple(str(dtype) for dtype in frame.schema.dtypes())
+
+
+def index_of(X: Any) -> Any:
+    """Return the row index of pandas' frames and series; None of all else."""
+    if is_frame(X) or nw.dependencies.is_into_series(X):
+        return nw.maybe_get_index(nw.from_native(X, allow_series=True))
+    return None
 
 
 def _as_type(values: NDArray[np.float64], dtype: str) -> NDArray[Any]:

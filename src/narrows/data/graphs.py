@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,25 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array, csc_array, csr_array, issparse
 from torch import Tensor
 
+from narrows.data.frames import is_frame
 from narrows.errors import DataError, DataTypeError
 
-__all__ = ["Graphs", "describe_graphs", "graph_of", "is_graph", "is_many", "read_graphs"]
+__all__ = [
+    "TAKEN_BY",
+    "Graphs",
+    "describe_graphs",
+    "graph_of",
+    "is_graph",
+    "is_many",
+    "read_graphs",
+    "resembles",
+]
 
 Array = NDArray[Any]
+TAKEN_BY = (
+    "is for the models of graphs, which encode nodes along their links: GraphAutoencoder, "
+    "VariationalGraphAutoencoder and AdversarialGraphAutoencoder."
+)
 FORMS = (
     "(edge_index, features) with edge_index (2, edges) and features (nodes, columns) or None, "
     "(edge_index, features, edge_weight), a SciPy sparse adjacency, (adjacency, features), a "
@@ -85,8 +100,8 @@ def read_graphs(X: Any) -> Graphs:
     for i, width in enumerate(widths):
         if width != widths[0]:
             raise DataError(
-                f"Graph {i} of X has {width} features a node where graph 0 has {widths[0]}: all "
-                "graphs need the same features."
+                f"Graph {i} of X has {width or 'no'} features a node where graph 0 has "
+                f"{widths[0] or 'none'}: all graphs need the same features."
             )
     shifts = np.cumsum([0, *(len(part) for part in parts[:-1])])
     features = [part.features for part in parts if part.features is not None]
@@ -96,6 +111,22 @@ def read_graphs(X: Any) -> Graphs:
         np.concatenate([part.weight for part in parts]),
         np.concatenate(features) if features else None,
     )
+
+
+def resembles(X: Any) -> bool:
+    """Tell whether X is a graph, or a list of them, and can be nothing else."""
+    if is_many(X):
+        return bool(X) and resembles(X[0])
+    if isinstance(X, tuple) and len(X) in (2, 3):
+        edges, features, *_ = X
+        if issparse(edges):
+            return True
+        arrays = [part for part in (edges, features) if isinstance(part, np.ndarray | Tensor)]
+        if len(arrays) < 2 or any(part.ndim != 2 for part in arrays):
+            return len(arrays) == 1 and features is None and edges.ndim == 2
+        # Two series would have as many channels.
+        return len(edges) == 2 and edges.shape[1] != features.shape[1]
+    return not is_frame(X) and (_is_data(X) or _is_networkx(X))  # columns have any names
 
 
 def describe_graphs(X: Any) -> str:
@@ -164,15 +195,24 @@ def _read(X: Any, where: str) -> Graphs:
             return _from_edges(first, features, weight[0] if weight else None, where)
     if issparse(X):
         return _from_adjacency(X, None, where)
-    if getattr(X, "edge_index", None) is not None:  # torch-geometric's Data, or alike
+    if _is_data(X):
         return _from_data(X, where)
-    if callable(getattr(X, "is_directed", None)):  # networkx
+    if _is_networkx(X):
         return _from_networkx(X, where)
     shape = f" of shape {X.shape}" if isinstance(X, np.ndarray | Tensor) else ""
     raise DataTypeError(
         f"{where} is a {type(X).__name__}{shape}, which is no graph. Expected {FORMS}. A dense "
         "adjacency is given as scipy.sparse.csr_array(adjacency)."
     )
+
+
+def _is_data(X: Any) -> bool:
+    """Tell whether X is torch-geometric's Data, or alike."""
+    return getattr(X, "edge_index", None) is not None
+
+
+def _is_networkx(X: Any) -> bool:
+    return callable(getattr(X, "is_directed", None))
 
 
 def _from_adjacency(matrix: Any, features: Any, where: str) -> Graphs:
@@ -208,16 +248,21 @@ def _from_networkx(graph: Any, where: str) -> Graphs:
     place = {node: i for i, node in enumerate(graph)}
     listed = [(place[a], place[b], w) for a, b, w in graph.edges(data="weight", default=1.0)]
     pairs = np.array([edge[:2] for edge in listed], np.int64).reshape(-1, 2)
-    weight = np.array([edge[2] for edge in listed], np.float64)
+    weight = [edge[2] for edge in listed]
     given = [x for _, x in graph.nodes(data="x")]
     if any(x is not None for x in given) and any(x is None for x in given):
         raise DataError(
             f"{where} has nodes without the attribute 'x' (their features), first the node "
             f"{list(graph)[[x is None for x in given].index(True)]!r}. Give it to all or to none."
         )
-    features = None if not given or given[0] is None else np.array(given)
-    if features is not None and features.ndim == 1:
-        features = features[:, None]
+    features = None if not given or given[0] is None else [np.ravel(x) for x in given]
+    widths = [len(x) for x in features or ()]
+    for node, width in zip(graph, widths, strict=False):
+        if width != widths[0]:
+            raise DataError(
+                f"{where} has nodes with different numbers of features: the attribute 'x' of node "
+                f"{node!r} has {width} where that of the first has {widths[0]}."
+            )
     one = bool(graph.is_directed())
     return _graph(pairs, weight, features, len(place), where, listed=2 if one else 1)
 
@@ -239,7 +284,7 @@ def _graph(
             f"{where} has edges to nodes that do not exist, first edge {first}: "
             f"{pairs[first, 0]} – {pairs[first, 1]}. It has {nodes} nodes, 0 to {nodes - 1}."
         )
-    value = np.ones(len(pairs)) if weight is None else np.asarray(weight, np.float64).ravel()
+    value = np.ones(len(pairs)) if weight is None else _numbers(weight, where).ravel()
     if value.shape != (len(pairs),):
         raise DataError(f"{where} has {len(value)} edge weights for {len(pairs)} edges.")
     if not np.isfinite(value).all() or (value < 0).any():
@@ -249,6 +294,15 @@ def _graph(
         )
     kept = value > 0
     return Graphs((nodes,), *_once(pairs[kept], value[kept], nodes, where, listed), x)
+
+
+def _numbers(weight: Any, where: str) -> Array:
+    """Return edge weights as float64."""
+    given = np.asarray(weight)
+    if given.dtype.kind in "buifO":
+        with suppress(TypeError, ValueError):
+            return given.astype(np.float64)
+    raise DataError(f"{where} has edge weights of type {given.dtype}; expected numbers.")
 
 
 def _pairs(edges: Any, where: str) -> Array:
@@ -295,6 +349,9 @@ def _once(pairs: Array, weight: Array, nodes: int, where: str, listed: int) -> t
 
 def _features(features: Any, nodes: int, where: str) -> Array:
     x = _rows(features)
+    if x.dtype == object:
+        with suppress(TypeError, ValueError):
+            x = x.astype(np.float64)
     if x.ndim != 2 or x.dtype.kind not in "buif":
         raise DataError(
             f"{where} has features of shape {x.shape} and type {x.dtype}; expected numbers, "

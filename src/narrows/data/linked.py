@@ -164,6 +164,11 @@ class GraphSource(InMemory):
         sizes = torch.tensor([sum(graph.sizes) for graph in graphs])
         self.starts = torch.cat([torch.zeros(1, dtype=torch.long), sizes.cumsum(0)])
 
+    @property
+    def uneven(self) -> str:
+        """Why batches are of any shape: they hold whole graphs."""
+        return "of graphs, whose batches hold whole ones"
+
     def to(self, device: torch.device) -> "GraphSource":
         """Return the source with its nodes and links on a device."""
         weight = None if self.weight is None else self.weight.to(device)

@@ -97,6 +97,13 @@ class InMemory:
     def __len__(self) -> int:
         return len(self.x)
 
+    @property
+    def uneven(self) -> str:
+        """Why full batches are not all of one shape; "" where they are."""
+        if self.trims and self.lengths is not None:
+            return "of sequences of unequal lengths, whose batches are as wide as their longest"
+        return ""
+
     def to(self, device: torch.device) -> "InMemory":
         """Return the source with its samples on a device."""
         tensors = {name: t.to(device) for name, t in self.tensors().items()}

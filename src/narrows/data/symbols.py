@@ -93,9 +93,9 @@ def tokens_of(codes: Codes, tokenizer: str) -> list[str]:
 
 def token_code(token: str, tokenizer: str) -> int:
     """Return the code of a token."""
-    code: int | None = _opened(tokenizer).token_to_id(token)
+    code = _opened(tokenizer).token_to_id(token)
     if code is None:
-        raise KeyError(token)
+        raise DataError(f"the tokenizer does not know the token '{token}' of the vocabulary.")
     return code
 
 

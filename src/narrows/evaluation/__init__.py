@@ -1,7 +1,8 @@
 """Evaluation of fitted models: numbers beside PCA's, and the report."""
 
 from narrows.evaluation.evaluate import Evaluation, evaluate
-from narrows.evaluation.links import LinkEvaluation, evaluate_links, render_links
+from narrows.evaluation.link_report import render_links
+from narrows.evaluation.links import LinkEvaluation, evaluate_links
 from narrows.evaluation.report import render
 
 __all__ = [

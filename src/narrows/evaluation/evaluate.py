@@ -21,7 +21,7 @@ from narrows.metrics.reconstruction import (
     sample_mse,
 )
 
-__all__ = ["Evaluation", "Examples", "evaluate", "take"]
+__all__ = ["Evaluation", "Examples", "evaluate", "evenly", "plane", "take"]
 
 Array = NDArray[Any]
 Rows = NDArray[np.intp]
@@ -124,7 +124,7 @@ def evaluate(model: BaseAutoencoder, X: Any, *, train: ArrayLike, test: ArrayLik
     """
     train, test = _indices(train, "train"), _indices(test, "test")
     if model.modality_.symbols:  # each is a unit of its own
-        test = _spread(test, most_rows(_width(model.modality_)))
+        test = evenly(test, most_rows(_width(model.modality_)))
     data = _Data(model, X, train, test)
     start = time.perf_counter()
     made = {"model": model.reconstruct(data.inside)}
@@ -138,7 +138,7 @@ def evaluate(model: BaseAutoencoder, X: Any, *, train: ArrayLike, test: ArrayLik
     errors = {name: data.errors(array) for name, array in arrays.items()}
     rows = _map_rows(train, test)
     codes = np.asarray(model.transform(take(X, rows)), np.float32)
-    center, axes, share = _plane(codes)
+    center, axes, share = plane(codes)
     points = (codes - center) @ axes.T
     if codes.shape[1] == 1:
         points[:, 1] = np.random.default_rng(0).normal(0, 0.1 * np.ptp(codes), len(codes))
@@ -189,7 +189,7 @@ class _Data:
         self.x = _filled(self.scaled)
         missing = np.isnan(self.scaled).reshape(self.x.shape)
         self.observed = (~missing).astype(np.float32) if missing.any() else None
-        self.fitted = _spread(train, most_rows(_width(self.modality)))
+        self.fitted = evenly(train, most_rows(_width(self.modality)))
         learned = self.read(take(X, self.fitted))
         seen = _filled(self.modality.scaled(learned))
         self.pca = PrincipalComponents.fit(seen, model.codes_.shape[1])
@@ -273,11 +273,11 @@ def _indices(rows: ArrayLike, name: str) -> Rows:
 def _map_rows(train: Rows, test: Rows) -> Rows:
     """Return test rows, filled up with training rows."""
     rest = np.setdiff1d(train, test)
-    test = _spread(test, POINTS)
-    return np.concatenate([test, _spread(rest, POINTS - len(test))])
+    test = evenly(test, POINTS)
+    return np.concatenate([test, evenly(rest, POINTS - len(test))])
 
 
-def _spread(rows: Rows, most: int) -> Rows:
+def evenly(rows: Rows, most: int) -> Rows:
     """Return an even choice of rows."""
     if len(rows) <= most:
         return rows
@@ -289,10 +289,10 @@ def _typical(test: Rows, errors: Array) -> Rows:
     order = np.argsort(errors, kind="stable")
     if len(order) > 10:
         order = order[2 * len(order) // 5 : 4 * len(order) // 5]
-    return test[_spread(order, TYPICAL)]
+    return test[evenly(order, TYPICAL)]
 
 
-def _plane(codes: Array) -> tuple[Array, Array, float]:
+def plane(codes: Array) -> tuple[Array, Array, float]:
     """Return center and axes of the plane with most of the codes' variance, and its share."""
     size = codes.shape[1]
     if size <= 2:

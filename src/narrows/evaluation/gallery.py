@@ -17,7 +17,13 @@ from narrows.evaluation.latent_map import Groups, View, label_text, latent_map, 
 from narrows.evaluation.markup import Markup, broken, number, percent, plural, tag
 from narrows.evaluation.pictures import Ink, picture, sheet
 from narrows.evaluation.sections import figure, section
-from narrows.evaluation.sequences import beside, drawn_series, drawn_strings, strings_beside
+from narrows.evaluation.sequences import (
+    beside,
+    drawn_series,
+    drawn_strings,
+    sparks,
+    strings_beside,
+)
 from narrows.parts.likelihoods import Bernoulli
 
 __all__ = ["Gallery"]
@@ -64,6 +70,11 @@ class Gallery:
     def image(self) -> bool:
         """Whether samples are pictures, or are shown by pictures of their slices."""
         return isinstance(self.model.modality_, Grid)
+
+    @property
+    def _cuts(self) -> str:
+        """What is said of volumes, which need more room; "" of pictures."""
+        return " Of each, the three slices through its middle." if self.values.ndim == 5 else ""
 
     @property
     def table(self) -> bool:
@@ -145,7 +156,7 @@ class Gallery:
         note = f"The {seen} samples with the least, the middle and the greatest squared error."
         if self.image:
             body = [self._pictures(key, some) for key, some in self.evaluation.examples.items()]
-            note += " Below each: the error of the model, and of PCA."
+            note += self._cuts + " Below each: the error of the model, and of PCA."
         elif self.text:
             body = [
                 strings_beside(k, some, self.label) for k, some in self.evaluation.examples.items()
@@ -165,7 +176,7 @@ class Gallery:
             "reconstructions",
             "Reconstructions",
             tag("p", note, class_="note"),
-            tag("div", body, class_="columns three"),
+            tag("div", body, class_="columns" if self._cuts else "columns three"),
         )
 
     def map(self) -> Markup:
@@ -187,7 +198,7 @@ class Gallery:
             view,
             rows=self.evaluation.rows,
             alt=f"Map of the codes of {plural(shown, 'sample')}",
-            pixels=self.ink.draw(self.values, SPRITE) if self.image else None,
+            pixels=self._sprites(),
             facts=self._facts(),
             columns=["text"] if self.text else self.columns[:FACTS] if self.table else [],
             plane=self._plane(view),
@@ -227,6 +238,14 @@ class Gallery:
         return figure(self._mosaic(pixels, STEPS, alt), "What each unit draws", text)
 
     # -- pictures --------------------------------------------------------------------------
+
+    def _sprites(self) -> NDArray[np.uint8] | None:
+        """Return the small pictures on the map: of images, volumes and series."""
+        if self.image:
+            return self.ink.draw(self.values, SPRITE)
+        if self.text or self.table:
+            return None
+        return sparks(self._standard(take(self.dataset.X, self.evaluation.rows))[..., 0])
 
     def _draw(self, codes: Array) -> NDArray[np.uint8]:
         decoded = self.model.inverse_transform(np.asarray(codes, np.float32))
@@ -348,7 +367,8 @@ class Gallery:
         count = min(DRAWN, self.budget // 10 * 10)
         pixels = self.ink.draw(self.read(self.model.sample(count, density=density)), 64)
         mosaic = self._mosaic(pixels, 10, f"{count} new pictures by {self.name}")
-        return figure(mosaic, f"{count} pictures that never were", f": {source}, decoded.")
+        kind = "volumes" if self._cuts else "pictures"
+        return figure(mosaic, f"{count} {kind} that never were", f": {source}, decoded.")
 
     def _histograms(self, drawn: Array, source: str) -> Markup:
         """Compare columns: those whose distribution is met best, and those met worst."""

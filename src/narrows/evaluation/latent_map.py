@@ -123,6 +123,8 @@ def latent_map(
     facts: list[list[str]] | None = None,
     columns: list[str] | None = None,
     plane: str | None = None,
+    links: NDArray[np.intp] | None = None,
+    noun: str = "row",
 ) -> Markup:
     """Return the map with its legend.
 
@@ -136,6 +138,8 @@ def latent_map(
         facts: a few values of each sample, as text.
         columns: their names.
         plane: address of a picture of what the decoder makes of every place.
+        links: pairs of points to draw a line between, ``(lines, 2)``.
+        noun: what a sample is called, beside its number.
     """
     placed = view.place(points)
     paths = []
@@ -146,6 +150,7 @@ def latent_map(
         "width": WIDTH,
         "height": view.height,
         "points": np.rint(placed).astype(int).tolist(),
+        "noun": noun,
         "rows": rows.tolist(),
         "labels": groups.labels if groups.names else [],
         "groups": groups.member.tolist(),
@@ -154,6 +159,9 @@ def latent_map(
         "sprite": None if pixels is None else _sprite(pixels),
     }
     under = [] if plane is None else [_plane(plane, view)]
+    if links is not None:
+        lines = "".join(f"M{a:.1f} {b:.1f}L{c:.1f} {d:.1f}" for (a, b), (c, d) in placed[links])
+        under.append(tag("path", d=lines, class_="links"))
     drawing = tag(
         "svg",
         under,

@@ -10,21 +10,17 @@ from scipy.sparse import csr_array
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from narrows.base import BaseAutoencoder
-from narrows.data.files import Dataset
 from narrows.data.graphs import Graphs
 from narrows.data.modalities import Graph
-from narrows.evaluation.markup import Markup, number, plural, seconds_text, tag
-from narrows.evaluation.report import whole_page
-from narrows.evaluation.sections import health, section, training
 from narrows.fitting import SLICE
 
-__all__ = ["LinkEvaluation", "evaluate_links", "render_links"]
+__all__ = ["METRICS", "LinkEvaluation", "evaluate_links"]
 
 Array = NDArray[Any]
-NAMES = {"auc": "area under the ROC curve", "average_precision": "average precision"}
+METRICS = {"auc": "area under the ROC curve", "average_precision": "average precision"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LinkEvaluation:
     """How well edges are told from as many pairs without one.
 
@@ -33,12 +29,21 @@ class LinkEvaluation:
         train: number of edges that the model saw.
         test: number of edges that are scored.
         held_out: whether those are others.
+        graphs: what was scored.
+        held: whether each edge of it was held out, ``(edges,)``.
+        codes: of all nodes, which saw the training edges alone, ``(nodes, code size)``.
+        scores: log odds in the weighting of the training, of the test "edges" and of as many
+            "absent" pairs.
     """
 
     metrics: dict[str, dict[str, float]]
     train: int
     test: int
     held_out: bool
+    graphs: Graphs
+    held: Array
+    codes: Array
+    scores: dict[str, Array]
 
 
 def evaluate_links(model: BaseAutoencoder, X: Any) -> LinkEvaluation:
@@ -53,62 +58,30 @@ def evaluate_links(model: BaseAutoencoder, X: Any) -> LinkEvaluation:
     held = _among(graphs, model.held_out_)
     rows = (np.flatnonzero(~held), np.flatnonzero(held))
     train, rest = modality.sources(graphs, rows, model.seed or 0, None)
-    net, scores, pairs = model.net_.eval(), ([], []), ([], [])  # type: ignore[var-annotated]
-    source = train if rest is None else rest
+    net, source = model.net_.eval(), train if rest is None else rest
+    decoder: Any = net.decoder
+    scores: dict[str, list[Array]] = {"edges": [], "absent": []}
+    pairs: dict[str, list[Array]] = {"edges": [], "absent": []}
+    codes = []
     with torch.inference_mode():
         for part, _ in source.passes(torch.arange(len(graphs)), SLICE, 1):
             batch = part.to(net.progress.device)
-            out = net.decoded(net.code(batch), batch)
-            if batch.graph is None or batch.index is None:
+            code = net.code(batch)
+            codes.append(code.cpu().numpy())
+            out, told, index = net.decoded(code, batch), batch.graph, batch.index
+            if told is None or index is None:
                 continue
-            for i, told in enumerate((batch.graph.edges, batch.graph.absent)):
-                decoder: Any = net.decoder
-                scores[i].append(decoder.at(out, told).cpu().numpy())
-                pairs[i].append(batch.index[told].cpu().numpy())
-    neighbours = _adamic_adar(graphs.with_edges(rows[0]), [np.concatenate(p, 1) for p in pairs])
-    metrics = {
-        "model": _quality(*(np.concatenate(each) for each in scores)),
-        "Adamic–Adar": _quality(*neighbours),
-    }
+            for name, ends in (("edges", told.edges), ("absent", told.absent)):
+                scores[name].append(decoder.at(out, ends).cpu().numpy())
+                pairs[name].append(index[ends].cpu().numpy())
+    found = {name: np.concatenate(parts) for name, parts in scores.items()}
+    seen = graphs.with_edges(rows[0])
+    neighbours = _adamic_adar(seen, [np.concatenate(parts, 1) for parts in pairs.values()])
+    metrics = {"model": _quality(*found.values()), "Adamic–Adar": _quality(*neighbours)}
     test = int(held.sum()) or len(graphs.edges)
-    return LinkEvaluation(metrics, len(rows[0]), test, bool(held.any()))
-
-
-def render_links(
-    model: BaseAutoencoder,
-    dataset: Dataset,
-    evaluation: LinkEvaluation,
-    *,
-    command: str,
-    seconds: float,
-) -> str:
-    """Return the report as one HTML page that loads nothing from anywhere."""
-    name = type(model).__name__
-    where = "held-out edges" if evaluation.held_out else "the edges that it was trained on"
-    rows = [
-        tag(
-            "tr",
-            tag("th", name if owner == "model" else owner),
-            *(tag("td", number(values[key], 3)) for key in NAMES),
-        )
-        for owner, values in evaluation.metrics.items()
-    ]
-    table = tag("table", tag("tr", tag("th", ""), *(tag("th", t) for t in NAMES.values())), rows)
-    note = (
-        f"On {where}, {plural(evaluation.test, 'edge')}, and as many pairs without one. Adamic "
-        "and Adar's score counts common neighbours, the rarely linked for more."
+    return LinkEvaluation(
+        metrics, len(rows[0]), test, bool(held.any()), graphs, held, np.concatenate(codes), found
     )
-    spent = f"{seconds_text(seconds)}, {plural(len(model.history_), 'epoch')}"
-    main = tag(
-        "main",
-        section("links", "Links", tag("p", note), table),
-        training(model.history_),
-        health(model.diagnose(), None),
-        section("run", "The run", tag("p", spent), tag("pre", command)),
-    )
-    title = f"{name} on {dataset.name or 'data'}"
-    header: Markup = tag("header", tag("h1", title), tag("p", dataset.describe()))
-    return whole_page(title, [header, main])
 
 
 def _among(graphs: Graphs, held: Array) -> Array:
@@ -128,7 +101,7 @@ def _adamic_adar(seen: Graphs, pairs: list[Array]) -> list[Array]:
 def _quality(linked: Array, apart: Array) -> dict[str, float]:
     """Return how well scores part the two; NaN where there is only one of them."""
     if not len(linked) or not len(apart):
-        return dict.fromkeys(NAMES, float("nan"))
+        return dict.fromkeys(METRICS, float("nan"))
     truth, scores = np.repeat([1, 0], [len(linked), len(apart)]), np.concatenate([linked, apart])
     area, precision = roc_auc_score(truth, scores), average_precision_score(truth, scores)
     return {"auc": float(area), "average_precision": float(precision)}

@@ -24,7 +24,7 @@ for (const map of document.querySelectorAll(".map")) {
   }
 
   function words(i) {
-    const box = make("div"), row = "row " + data.rows[i].toLocaleString("en").replaceAll(",", "\u202f");
+    const box = make("div"), row = data.noun + " " + data.rows[i].toLocaleString("en").replaceAll(",", "\u202f");
     if (data.labels.length) box.append(make("b", data.labels[i]));
     box.append(make("span", row));
     if (data.facts.length) {

@@ -1,9 +1,5 @@
 """The report: one self-contained page about a fitted model, for a person to enjoy."""
 
-import re
-import time
-from importlib.resources import files
-from inspect import cleandoc
 from typing import Any
 
 import numpy as np
@@ -15,25 +11,14 @@ from narrows.data.files import Dataset
 from narrows.evaluation.charts import hourglass
 from narrows.evaluation.evaluate import Evaluation, take
 from narrows.evaluation.gallery import Gallery
-from narrows.evaluation.markup import (
-    Child,
-    Markup,
-    broken,
-    number,
-    percent,
-    plural,
-    seconds_text,
-    tag,
-)
-from narrows.evaluation.sections import comparison, health, section, training
+from narrows.evaluation.markup import Markup, number, percent, plural, seconds_text, tag
+from narrows.evaluation.page import compact, footer, header, menu, run, spent, tiles, whole_page
+from narrows.evaluation.sections import comparison, health, training
 from narrows.fitting import takes_linear_path
 from narrows.metrics.health import Diagnosis
-from narrows.storage import versions
 
-__all__ = ["render", "whole_page"]
+__all__ = ["layers", "render"]
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-"""The browser is told to load nothing, so that the page cannot call home."""
 MENU = {
     "pca": "Beside PCA",
     "reconstructions": "Reconstructions",
@@ -74,37 +59,8 @@ def render(
         gallery.samples(),
         training(model.history_),
         health(diagnosis, gallery.units()),
-        _run(model, evaluation, command, seconds),
+        run(model, command, seconds, _speeds(model, evaluation)),
     )
-    title = f"{name} on {dataset.name or 'data'}"
-    page = [_header(model, dataset, evaluation), _menu(), main, _footer()]
-    return whole_page(title, page)
-
-
-def whole_page(title: str, body: Child) -> str:
-    """Return the document with its style and its script inside."""
-    style, script = (
-        Markup(files("narrows.evaluation").joinpath(name).read_text("utf-8"))
-        for name in ("report.css", "report.js")
-    )
-    head = [
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", title),
-        tag("style", style),
-    ]
-    page = tag("html", tag("head", head), tag("body", body, tag("script", script)), lang="en")
-    return f"<!doctype html>\n{page}\n"
-
-
-def _header(model: BaseAutoencoder, dataset: Dataset, evaluation: Evaluation) -> Markup:
-    """Say what was trained on what."""
-    paragraphs = cleandoc(type(model).__doc__ or "").split("\n\n")
-    summary = " ".join(paragraphs[0].split())
-    objective = " ".join(paragraphs[1].split()) if len(paragraphs) > 1 else ""
-    if re.match(r"(Args|References|Attributes|Raises):|>>>", objective):
-        objective = ""
     split = f"trained on {number(evaluation.train, 12)}, "
     split += (
         f"scored on {number(evaluation.test, 12)} held out"
@@ -113,21 +69,9 @@ def _header(model: BaseAutoencoder, dataset: Dataset, evaluation: Evaluation) ->
     )
     sizes, code = layers(model, take(dataset.X, evaluation.rows[:1]))
     drawing = hourglass(sizes, code, f"Sizes of the layers: {', '.join(map(str, sizes))}")
-    words = tag(
-        "div",
-        tag("p", "narrows", class_="brand"),
-        tag("h1", broken(type(model).__name__), f" on {dataset.name or 'data'}"),
-        tag("p", dataset.describe(), " — ", split, class_="what"),
-        tag("p", summary),
-        tag("p", tag("code", f"minimise  {objective}"), class_="objective") if objective else None,
-    )
-    caption = tag("figcaption", "values in each layer, from data to code to data")
-    return tag("header", words, tag("figure", drawing, caption))
-
-
-def _menu() -> Markup:
-    links = [tag("a", text, href=f"#{name}") for name, text in MENU.items()]
-    return tag("nav", links, aria_label="Sections")
+    caption = "values in each layer, from data to code to data"
+    head = header(model, dataset, split, drawing, caption)
+    return whole_page(f"{name} on {dataset.name or 'data'}", [head, menu(MENU), main, footer()])
 
 
 def _tiles(
@@ -141,111 +85,39 @@ def _tiles(
         units = f"each one of {diagnosis.usage.codes} codes"
     weights = sum(p.numel() for p in model.net_.parameters())
     speed = f"{number(_rate(model, evaluation), 2)} samples/s"
-    tiles = [
-        (
-            "explained variance",
-            percent(own["explained_variance"]),
-            f"PCA {percent(pca['explained_variance'])}",
-        ),
-        ("mean squared error", number(own["mse"]), f"PCA {number(pca['mse'])}"),
-    ]
+    shares = {"explained_variance": "explained variance"}
+    if "accuracy" in own:
+        shares = {"accuracy": "symbols that are right", "exact": "strings that are right"}
+    facts = [(text, percent(own[k]), f"PCA {percent(pca[k])}") for k, text in shares.items()]
+    if "accuracy" not in own:
+        facts.append(("mean squared error", number(own["mse"]), f"PCA {number(pca['mse'])}"))
     if "log_likelihood" in own:
         text = f"nats a sample, at least; PCA {number(pca['log_likelihood'])}"
-        tiles.append(("log p(x)", number(own["log_likelihood"]), text))
-    elif "accuracy" in own:
-        text = f"of the symbols; PCA {percent(pca['accuracy'])}"
-        tiles.append(("right", percent(own["accuracy"]), text))
+        facts.append(("log p(x)", number(own["log_likelihood"]), text))
     elif "psnr" in own:
-        tiles.append(("PSNR", f"{own['psnr']:.1f}", f"decibels; PCA {pca['psnr']:.1f}"))
-    tiles += [
+        facts.append(("PSNR", f"{own['psnr']:.1f}", f"decibels; PCA {pca['psnr']:.1f}"))
+    facts += [
         (
             "code",
-            f"{_compact(features)} → {_compact(code)}",
+            f"{compact(features)} → {compact(code)}",
             f"values; {units}",
         ),
-        ("parameters", _compact(weights), f"learned from {plural(evaluation.train, 'sample')}"),
+        ("parameters", compact(weights), f"learned from {plural(evaluation.train, 'sample')}"),
         ("run", seconds_text(seconds), f"{plural(len(model.history_), 'epoch')}, {speed}"),
     ]
-    return tag(
-        "dl",
-        [
-            tag("div", tag("dt", title), tag("dd", tag("b", value), tag("span", text)))
-            for title, value, text in tiles
-        ],
-        class_="tiles",
-        aria_label="Key numbers",
-    )
-
-
-def _compact(count: int) -> str:
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if count >= size:
-            return f"{count / min(size, 1e3 if unit == 'k' else size):.3g}\u202f{unit}"
-    return number(count, 12)
+    return tiles(facts)
 
 
 def _rate(model: BaseAutoencoder, evaluation: Evaluation) -> float:
     """Return the training samples a second, over all epochs."""
-    spent = sum(row["seconds"] for row in model.history_)
-    return evaluation.train * len(model.history_) / max(spent, 1e-9)
+    return evaluation.train * len(model.history_) / spent(model)
 
 
-def _run(model: BaseAutoencoder, evaluation: Evaluation, command: str, seconds: float) -> Markup:
-    """Return what repeats the run: command, timings, versions and fields."""
-    fields, defaults = model.fields(), type(model).defaults()
-    changed = {k: v for k, v in fields.items() if k not in defaults or v != defaults[k]}
-    texts = type(model).field_docs()
-    copied = tag("button", "Copy", type="button", class_="copy", hidden=True)
-    spent = sum(row["seconds"] for row in model.history_)
-    facts = {
-        "Whole run": seconds_text(seconds),
-        "Training": f"{seconds_text(spent)} for {plural(len(model.history_), 'epoch')}",
+def _speeds(model: BaseAutoencoder, evaluation: Evaluation) -> dict[str, str]:
+    return {
         "Training speed": f"{number(_rate(model, evaluation), 3)} samples/s",
         "Reconstruction": f"{number(evaluation.rate, 3)} samples/s",
-        "Device": str(next(model.net_.parameters()).device),
-        **{key.capitalize(): value for key, value in versions().items()},
     }
-    listed = [tag("div", tag("dt", key), tag("dd", value)) for key, value in facts.items()]
-    all_fields = tag(
-        "details",
-        tag("summary", f"All {len(fields)} fields of {type(model).__name__}"),
-        _fields(fields, defaults, texts),
-    )
-    return section(
-        "run",
-        "The run",
-        tag("h3", "Repeat it"),
-        tag("div", tag("pre", tag("code", command)), copied, class_="command"),
-        tag("h3", "Timings and versions"),
-        tag("dl", listed, class_="facts"),
-        tag("h3", "Fields that differ from the defaults"),
-        _fields(changed, defaults, texts) if changed else tag("p", "None."),
-        all_fields,
-    )
-
-
-def _fields(fields: dict[str, Any], defaults: dict[str, Any], texts: dict[str, str]) -> Markup:
-    head = tag("tr", [tag("th", text, scope="col") for text in ("field", "value", "default", "")])
-    rows = [
-        tag(
-            "tr",
-            tag("th", name, scope="row"),
-            tag("td", tag("code", repr(value))),
-            tag("td", tag("code", repr(defaults[name])) if name in defaults else None),
-            tag("td", texts.get(name, "")),
-        )
-        for name, value in fields.items()
-    ]
-    return tag("table", tag("thead", head), tag("tbody", rows), class_="fields")
-
-
-def _footer() -> Markup:
-    now = time.strftime("%Y-%m-%d %H:%M")
-    return tag(
-        "footer",
-        f"Written by narrows {versions()['narrows']} on {now}. "
-        "This page is complete: it loads nothing from the network.",
-    )
 
 
 def layers(model: BaseAutoencoder, sample: Any) -> tuple[list[int], int]:

@@ -111,37 +111,43 @@ def _notes(name: str, evaluation: Evaluation) -> Markup:
 def verdict(name: str, evaluation: Evaluation, diagnosis: Diagnosis, path: bool = False) -> Markup:
     """Say plainly which is better, by how much, and on how many samples."""
     scores = evaluation.metrics
-    left = {key: 1 - value["explained_variance"] for key, value in scores.items()}
+    text = "accuracy" in scores["model"]
+    share = "accuracy" if text else "explained_variance"
+    left = {key: 1 - value[share] for key, value in scores.items()}
     known = bool(np.isfinite(list(left.values())).all())
     errors = left if known else {key: value["mse"] for key, value in scores.items()}
     model, pca = errors["model"], errors["pca"]
     if pca < max(1e-9, 1e-6 * model):
         kept = plural(evaluation.dimensions, "dimension")
-        text = f": {kept} hold everything there is, so it is no yardstick. "
-        text += "A smaller latent_dim would make a comparison."
-        return Markup(tag("strong", "PCA is exact here") + join(text))
+        words = f": {kept} hold everything there is, so it is no yardstick. "
+        words += "A smaller latent_dim would make a comparison."
+        return Markup(tag("strong", "PCA is exact here") + join(words))
     change = model / pca - 1
     seen = "held-out" if evaluation.held_out else "training"
     wins = int((evaluation.errors["model"] < evaluation.errors["pca"]).sum())
     shown = {0: "none", evaluation.test: "all"}.get(wins, number(wins, 12))
-    text = f": {_standing(change, diagnosis, path)} It reconstructs {shown} of the "
-    text += f"{plural(evaluation.test, f'{seen} sample')} better than PCA"
-    if known:
-        text += f", and leaves {percent(model)} of their variance unexplained, "
-        text += f"where PCA leaves {percent(pca)}"
-        text += ": the mean of the data would be closer than the model" if model > 1 else ""
+    noun = "share of wrong symbols" if text else "squared error"
+    words = f": {_standing(change, noun, diagnosis, path)} It reconstructs {shown} of the "
+    words += f"{plural(evaluation.test, f'{seen} sample')} better than PCA"
+    if text:
+        words += f", and gets {percent(model)} of their symbols wrong, where PCA gets "
+        words += percent(pca)
+    elif known:
+        words += f", and leaves {percent(model)} of their variance unexplained, "
+        words += f"where PCA leaves {percent(pca)}"
+        words += ": the mean of the data would be closer than the model" if model > 1 else ""
     head = f"{name} and PCA are even"
     if abs(change) > EVEN:
         head = f"PCA is better than {name}" if change > 0 else f"{name} is better than PCA"
-    return Markup(tag("strong", head) + join(f"{text}.{_density(scores, change > EVEN)}"))
+    return Markup(tag("strong", head) + join(f"{words}.{_density(scores, change > EVEN)}"))
 
 
-def _standing(change: float, diagnosis: Diagnosis, path: bool) -> str:
+def _standing(change: float, noun: str, diagnosis: Diagnosis, path: bool) -> str:
     """Say how far the model's error is from PCA's, and what may help where it is greater."""
     if change < -EVEN:
-        return f"its squared error is {percent(-change, 0)} smaller."
+        return f"its {noun} is {percent(-change, 0)} smaller."
     if change <= EVEN:
-        return "their squared errors differ by less than 2 %."
+        return f"it differs from PCA's by less than 2 % in its {noun}."
     size = f"{percent(change, 0)} larger"
     if change >= 1:
         size = f"{number(change + 1, 2)} times as large"
@@ -154,7 +160,7 @@ def _standing(change: float, diagnosis: Diagnosis, path: bool) -> str:
     if path and ills <= FITTING:
         help_ = "linear_path=True starts there, and patience=10 keeps what is better than that"
     return (
-        f"the model's squared error is {size}. A linear map of the same size does better on "
+        f"the model's {noun} is {size}. A linear map of the same size does better on "
         f"these data; {help_}."
     )
 

@@ -11,13 +11,15 @@ from narrows.evaluation.evaluate import Examples
 from narrows.evaluation.markup import Markup, number, tag
 from narrows.evaluation.sections import figure
 
-__all__ = ["beside", "drawn_series", "drawn_strings", "strings_beside"]
+__all__ = ["beside", "drawn_series", "drawn_strings", "sparks", "strings_beside"]
 
 Array = NDArray[Any]
 CHANNELS = 3
 """Channels of a series that are drawn."""
 LONGEST = 160
 """Characters of a string that are shown."""
+SPARK = (28, 84)
+"""Height and width of a small picture of a series."""
 KEYS = {"original": "train", "model": "held", "pca": "pca"}
 """Styles of the lines of a chart."""
 
@@ -58,6 +60,20 @@ def drawn_series(series: Array, columns: Sequence[str], names: Sequence[str]) ->
         some = ", ".join(columns[: len(lines)])
         charts.append(figure(_curves(lines[::-1], f"{name}: {some}"), name))
     return tag("div", charts, class_="columns three")
+
+
+def sparks(series: Array) -> NDArray[np.uint8]:
+    """Draw one channel of each series ``(n, steps)`` as a small picture, blank where missing."""
+    height, width = SPARK
+    at = np.linspace(0, series.shape[1] - 1, width).round().astype(int)
+    values = series[:, at]
+    low, high = (f(values[np.isfinite(values)], initial=0.0) for f in (np.min, np.max))
+    row = (high - values) / max(high - low, 1e-9) * (height - 3) + 1
+    before = np.concatenate([row[:, :1], row[:, :-1]], 1)
+    top, bottom = np.fmin(row, before)[:, None], np.fmax(row, before)[:, None]
+    place = np.arange(height)[:, None]
+    inked = (place >= top - 0.5) & (place <= bottom + 0.5)
+    return np.where(inked[..., None], (11, 110, 143), 255).astype(np.uint8)
 
 
 def strings_beside(title: str, some: Examples, label: Callable[[int], str]) -> Markup:

@@ -214,22 +214,25 @@ def dependence(codes: Array) -> float:
     return max(0.0, float(-0.5 * volume - d * (d - 1) / (4 * n)))
 
 
-def fit_of_prior(codes: Array, most: float = 1.0) -> Finding:
+def fit_of_prior(codes: Array, most: float = 1.0, learnable: bool = True) -> Finding:
     """Return the finding on how well independent normal units stand for the codes.
 
     Args:
         codes: posterior means, ``(samples, units)``.
         most: dependence of the units, in nats, up to which they do.
+        learnable: whether a model whose prior learns takes such data.
     """
     nats = dependence(codes)
     text = f"The units of the code depend on one another by {nats:.1f} nats"
     if nats <= most:
         return Finding("prior", "good", f"{text}: the prior stands for the codes.")
+    remedy = "Sample with density=True"
+    remedy += ", or use VampPriorVAE, whose prior learns." if learnable else "."
     return Finding(
         "prior",
         "notice",
         f"{text}, of which the prior knows nothing: its samples will look less like the data.",
-        "Sample with density=True, or use VampPriorVAE, whose prior learns.",
+        remedy,
     )
 
 

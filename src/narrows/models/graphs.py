@@ -181,7 +181,7 @@ class _GraphModel(BaseAutoencoder):
             X: one graph, as for `transform`.
             pairs: ``(pairs, 2)`` numbers of nodes.
         """
-        codes = torch.from_numpy(self.transform(X))
+        codes = self._codes(X)
         found = np.asarray(pairs)
         if is_many(X):
             raise DataError("score_edges scores pairs of one graph; X is a list. Give its graphs.")
@@ -204,7 +204,7 @@ class _GraphModel(BaseAutoencoder):
         the training graphs had. Above 5 000 nodes it is a SciPy sparse array of the edges of X;
         `score_edges` gives other pairs.
         """
-        codes = torch.from_numpy(self.transform(X, y))
+        codes = self._codes(X, y)
         graphs = self._modality.read(X, type(self).__name__)
         made = []
         for start, part in zip(graphs.starts, codes.split(list(graphs.sizes)), strict=False):

@@ -80,6 +80,8 @@ class MaskedAutoencoder(BaseAutoencoder):
 
     Args:
         latent_dim: size of a token's code, and of their mean.
+        architecture: the "transformer" of this model reads patches or cells, a part of them at a
+            time; that of other models reads the steps of sequences.
         mask_ratio: share of the tokens that is hidden in training.
         patch_size: side of the patches of a series, image or volume; None takes an eighth of an
             image's longest side, a 64th of a series, a quarter of a volume's longest side.

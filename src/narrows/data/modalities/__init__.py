@@ -9,6 +9,7 @@ import numpy as np
 
 from narrows.data.arrays import as_plain
 from narrows.data.frames import is_frame
+from narrows.data.graphs import TAKEN_BY
 from narrows.data.modalities.base import MODALITIES, Encoded, Modality
 from narrows.data.modalities.graph import Graph
 from narrows.data.modalities.grid import Grid
@@ -51,10 +52,7 @@ def modality_of(X: Any, name: str = "auto", **fields: Any) -> Modality:
     """
     kind = _kind(X) if name == "auto" else MODALITIES[name]
     if kind is Graph:
-        raise DataError(
-            "modality='graph' is for the models of graphs: GraphAutoencoder, "
-            "VariationalGraphAutoencoder and AdversarialGraphAutoencoder."
-        )
+        raise DataError(f"modality='graph' {TAKEN_BY}")
     given = {field: value for field, value in fields.items() if value is not None}
     for field in given:
         if field not in read_by(kind):

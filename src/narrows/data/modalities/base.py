@@ -156,6 +156,14 @@ class Modality(ABC):
         del owner
         return X
 
+    def labelled(self, codes: Array, X: Any) -> Any:
+        """Return codes as a pandas frame with a row for each sample, or as they are.
+
+        They are left where the samples are the rows of X.
+        """
+        del X
+        return codes
+
     def values(self, array: Array) -> Array:
         """Return what `read` returned as quantities, samples first, NaN where missing."""
         return array

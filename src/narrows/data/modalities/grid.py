@@ -43,7 +43,7 @@ class Grid(Modality):
     @classmethod
     def describe(cls, X: Any) -> Self:
         """Note size, layout and type."""
-        X = as_numbers(X)
+        X = as_numbers(X, what=cls.plural)
         plain = X.ndim == 1 + len(cls.sides)
         if not plain and X.ndim != 2 + len(cls.sides):
             axes = ", ".join(cls.sides)
@@ -70,7 +70,7 @@ class Grid(Modality):
 
     def read(self, X: Any, owner: str) -> Array:
         """Check size and values; return ``(n, c, ...)``, whole values as they are."""
-        X = as_numbers(X)
+        X = as_numbers(X, what=self.plural)
         channels, *size = self.shape
         sample = {"": (*size,), "last": (*size, channels), "first": self.shape}[self.layout]
         if X.shape[1:] != sample:
@@ -87,12 +87,14 @@ class Grid(Modality):
         if not len(X):
             raise DataError("Found array with 0 sample(s) in X while a minimum of 1 is required.")
         if self.dtype not in WHOLE:
-            X = X.astype(np.float32, copy=False)
+            with np.errstate(over="ignore"):
+                X = X.astype(np.float32, copy=False)
             broken = ~np.isfinite(X).reshape(len(X), -1).all(1)
             if broken.any():
                 raise DataError(
-                    f"X contains NaN or infinity in {broken.sum()} of its {len(X)} {self.plural}, "
-                    f"first in {self.name} {broken.argmax()}. Repair or remove them."
+                    f"X contains NaN, infinity or values too large for float32 in {broken.sum()} "
+                    f"of its {len(X)} {self.plural}, first in {self.name} {broken.argmax()}. "
+                    "Repair or remove them."
                 )
         return np.moveaxis(X, -1, 1) if self.layout == "last" else X.reshape(-1, *self.shape)
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from narrows.data.frames import index_of
 from narrows.data.modalities.base import Array, Modality
 from narrows.data.splits import Rows
 from narrows.data.windows import cut, hold_out, join, overlapping
@@ -63,6 +64,16 @@ class Sequence(Modality):
         made = join(pieces, spans, lengths)
         return made[0] if self._single(X) else made
 
+    def labelled(self, codes: Array, X: Any) -> Any:
+        """Label windows with the stamp of their first step, or with the entry that they are of."""
+        labels = self._stamps(X)
+        if labels is None or not self.window:
+            return codes
+        import pandas as pd
+
+        first = self.spans(X)[:, 1 if self._single(X) else 0]
+        return pd.DataFrame(codes, pd.Index(labels)[first])
+
     def split(
         self, array: Array, fraction: float, how: str, seed: int, groups: ArrayLike | None = None
     ) -> tuple[Rows, Rows]:
@@ -96,6 +107,10 @@ class Sequence(Modality):
     @abstractmethod
     def _single(self, X: Any) -> bool:
         """Tell whether X is one recording, not several."""
+
+    def _stamps(self, X: Any) -> Any:
+        """Return what labels the steps of a recording, or recordings; None where nothing does."""
+        return index_of(X)
 
     def _sampled(self, recordings: Items[Array]) -> Array:
         """Return the samples of recordings ``(steps, channels)``, as `read` does.

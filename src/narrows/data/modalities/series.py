@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from narrows.data.arrays import as_numbers, as_tensor
+from narrows.data.arrays import as_numbers, as_tensor, check_range
 from narrows.data.frames import (
     Frame,
     check_names,
@@ -101,6 +101,7 @@ class Series(Sequence):
                     f"{where} contains infinity, first at step {np.isinf(each).any(1).argmax()}. "
                     "Repair it, or put NaN where values are missing."
                 )
+            check_range(each, where)
             made.append(each)
         return self._sampled(made)
 
@@ -224,6 +225,12 @@ class Series(Sequence):
         whole = open_frame(made).with_columns(frame[stamps])
         return whole.select(frame.columns).to_native()
 
+    def _stamps(self, X: Any) -> Any:
+        """Return the column of times where a frame has one."""
+        if is_frame(X) and (name := _without_stamps(frame := open_frame(X))[1]):
+            return frame[name].to_pandas()
+        return super()._stamps(X)
+
     def _single(self, X: Any) -> bool:
         if is_frame(X):
             return True
@@ -255,21 +262,19 @@ class Series(Sequence):
         if isinstance(X, list | tuple) or _is_ragged(X):
             return self._listed(X)
         array = _floats(X, "X")
-        if array.ndim == 1 and self.window:
-            return [array]
-        if array.ndim == 2 and not self._in_rows(array.shape):
-            return [array]
-        if array.ndim not in (2, 3):
+        one = array.ndim == 1 and bool(self.window)
+        one |= array.ndim == 2 and not self._in_rows(array.shape)
+        if not one and array.ndim not in (2, 3):
             raise DataError(
                 f"modality='series' needs {FORMS}. X has the shape {array.shape}. Reshape your "
                 "data."
             )
-        if not len(array) or 0 in array.shape[2:]:
+        if 0 in array.shape[:1] + array.shape[1 if one else 2 :]:
             raise DataError(
                 f"Found array with 0 sample(s) or channels in X, whose shape is {array.shape}, "
                 "while a minimum of 1 is required."
             )
-        return list(array)
+        return [array] if one else list(array)
 
     def _listed(self, X: Any) -> list[Array]:
         """Return the series of a list, all with or all without an axis of channels."""
@@ -284,10 +289,10 @@ class Series(Sequence):
                 )
             array = _floats(item, f"Series {i} of X")
             if array.ndim not in (1, 2) or (made and array.ndim != made[0].ndim):
-                wanted = f"{made[0].ndim} as series 0 has" if made else "1 or 2"
+                wanted = ["(steps,)", "(steps, channels)"]
+                wanted = [wanted[made[0].ndim - 1] + ", as series 0 has"] if made else wanted
                 raise DataError(
-                    f"Series {i} of X has the shape {array.shape}; expected {wanted} dimensions: "
-                    "(steps,) or (steps, channels)."
+                    f"Series {i} of X has the shape {array.shape}; expected {' or '.join(wanted)}."
                 )
             if made and array.shape[1:] != made[0].shape[1:]:
                 raise DataError(

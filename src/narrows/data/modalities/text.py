@@ -238,14 +238,14 @@ class Text(Sequence):
 
 
 def is_text(X: Any) -> bool:
-    """Tell whether X is a string, or holds nothing but strings on its one axis."""
-    if isinstance(X, str):
+    """Tell whether X is a string or a file, or holds strings on its one axis."""
+    if isinstance(X, str | os.PathLike):
         return True
     if isinstance(X, np.ndarray):
-        return X.ndim == 1 and (X.dtype.kind == "U" or _all_strings(X.tolist()))
+        return X.ndim == 1 and (X.dtype.kind in "US" or _any_string(X))
     if nw.dependencies.is_into_series(X):
-        return _all_strings(X.to_list())
-    return isinstance(X, list | tuple) and _all_strings(X)
+        return _any_string(X.to_list())
+    return isinstance(X, list | tuple) and _any_string(X)
 
 
 def strings(X: Any, whole: bool) -> list[str]:
@@ -269,8 +269,11 @@ def strings(X: Any, whole: bool) -> list[str]:
         if not isinstance(item, str):
             missing = item is None or (isinstance(item, float) and item != item)
             kind = "missing" if missing else f"of type {type(item).__name__}"
+            remedy = "put '' in its place" if missing else "convert it with str"
+            if isinstance(item, bytes):
+                remedy = "decode it (symbols='bytes' reads the bytes of strings)"
             raise DataError(
-                f"Entry {i} of X is {kind}; text must be strings. Drop it, or put '' in its place."
+                f"Entry {i} of X is {kind}; text must be strings. Drop it, or {remedy}."
             )
     if not len(items):
         raise DataError("Found a list with 0 sample(s) in X while a minimum of 1 is required.")
@@ -298,8 +301,8 @@ def _items(X: Any) -> list[Any]:
     )
 
 
-def _all_strings(items: Any) -> bool:
-    return len(items) > 0 and all(isinstance(item, str) for item in items)
+def _any_string(items: Any) -> bool:
+    return any(isinstance(item, str | bytes) for item in items)
 
 
 def _in_form(texts: list[str], like: Any) -> Any:
