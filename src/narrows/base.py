@@ -17,27 +17,15 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from narrows import checkpoint
+from narrows.assembly import assemble, start_latent, start_lengths, start_output
 from narrows.callbacks import Callbacks
 from narrows.data.modalities import MODALITIES, Graph, Modality, modality_of, read_by
-from narrows.data.sources import Batch, InMemory
+from narrows.data.sources import EVEN, SLICE, Batch, InMemory, at_once
 from narrows.density import CodePrior, Mixture
 from narrows.distributed import join, leads
 from narrows.errors import DataError, ParameterError
 from narrows.fields import choices, describe_type
-from narrows.fitting import (
-    EVEN,
-    SLICE,
-    FitOptions,
-    assemble,
-    at_once,
-    check_options,
-    check_shared,
-    epochs,
-    sources,
-    start_latent,
-    start_lengths,
-    start_output,
-)
+from narrows.fitting import FitOptions, check_options, check_shared, epochs, sources
 from narrows.metrics.health import Diagnosis, book_usage, diagnose, fit_of_prior
 from narrows.net import Move, Net, Player, Stage, Step, Terms, forms, outline
 from narrows.parts.generation import Plan

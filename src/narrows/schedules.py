@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from math import cos, inf, pi
 from typing import TYPE_CHECKING
 
-from narrows.fitting import options_of
+from narrows.assembly import options_of
 
 if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder

@@ -15,12 +15,11 @@ import narrows
 from narrows.cli import main
 from narrows.data.files import Dataset
 from narrows.data.modalities import Volume, modality_of
-from narrows.data.sources import Batch
+from narrows.data.sources import Batch, at_once
 from narrows.errors import ContextError, DataError
 from narrows.evaluation.evaluate import evaluate
 from narrows.evaluation.pictures import slices
 from narrows.evaluation.report import render
-from narrows.fitting import at_once
 from narrows.parts.convolutions import KINDS, conv, conv_grid
 from narrows.parts.critics import Critic
 from narrows.parts.networks import Sizes, initialise

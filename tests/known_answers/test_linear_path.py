@@ -8,10 +8,10 @@ from sklearn.datasets import load_digits, load_wine
 from sklearn.decomposition import PCA
 
 import narrows
+from narrows.assembly import takes_linear_path
 from narrows.data.sources import InMemory
 from narrows.errors import ParameterError
 from narrows.evaluation.baseline import PrincipalComponents
-from narrows.fitting import takes_linear_path
 from narrows.parts import principal
 from narrows.parts.likelihoods import LIKELIHOODS
 from narrows.parts.principal import LinearPath, principal_components

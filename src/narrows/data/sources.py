@@ -1,9 +1,10 @@
 """Sources: where batches come from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,12 +13,19 @@ from torch import Tensor
 if TYPE_CHECKING:
     from narrows.data.linked import Links
 
-__all__ = ["Batch", "InMemory"]
+__all__ = ["EVEN", "SLICE", "Batch", "InMemory", "at_once"]
 
 PADDED = ("x", "mask", "target")
 """What has the steps of sequences on its last axis."""
 POOL = 50
 """Batches whose samples are sorted by length: enough for neighbours that are alike."""
+SLICE = 1024
+"""Samples that pass through a net at once before and after training, at most."""
+VALUES = 2**22
+"""Values of the samples that do so, at most; but never fewer than `EVEN` samples."""
+EVEN = 16
+"""Samples pass in multiples of so many: products of few rows, and what is left over of a vector
+register, are rounded in another way, and a row's result would depend on its neighbours."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,3 +177,8 @@ def alike(order: Tensor, lengths: Tensor, pool: int) -> Tensor:
     """Return a random order in which each `pool` of samples is sorted by length."""
     key = torch.arange(len(order)) // pool * (lengths.max() + 1) + lengths[order]
     return order[key.argsort(stable=True)]
+
+
+def at_once(shape: Sequence[int]) -> int:
+    """Return how many samples of a shape pass through a net at once."""
+    return max(EVEN, min(SLICE, VALUES // max(1, prod(shape)) // EVEN * EVEN))

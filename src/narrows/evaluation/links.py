@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from narrows.base import BaseAutoencoder
 from narrows.data.graphs import Graphs
 from narrows.data.modalities import Graph
-from narrows.fitting import SLICE
+from narrows.data.sources import SLICE
 
 __all__ = ["METRICS", "LinkEvaluation", "evaluate_links"]
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from narrows.assembly import takes_linear_path
 from narrows.base import BaseAutoencoder
 from narrows.data.files import Dataset
 from narrows.evaluation.charts import hourglass
@@ -14,7 +15,6 @@ from narrows.evaluation.gallery import Gallery
 from narrows.evaluation.markup import Markup, number, percent, plural, seconds_text, tag
 from narrows.evaluation.page import compact, footer, header, menu, run, spent, tiles, whole_page
 from narrows.evaluation.sections import comparison, health, training
-from narrows.fitting import takes_linear_path
 from narrows.metrics.health import Diagnosis
 
 __all__ = ["layers", "render"]

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from typing import Annotated, Any
 
+from narrows.assembly import refuse_symbols
 from narrows.base import BaseAutoencoder
 from narrows.data.corruption import CORRUPTIONS, corrupted
 from narrows.data.modalities import Modality
 from narrows.data.sources import Batch
 from narrows.errors import ParameterError, nearest
 from narrows.fields import NonNegative, OneOf
-from narrows.fitting import refuse_symbols
 from narrows.net import Move, Net, Step, Terms
 from narrows.parts.latents import LATENTS, Latent
 from narrows.parts.penalties import PENALTIES, refuse_mixing

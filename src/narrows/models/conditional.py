@@ -10,13 +10,13 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from narrows.assembly import networks
 from narrows.base import BaseAutoencoder
 from narrows.data.conditions import Condition, Labels, Numbers, describe_condition
 from narrows.data.modalities import Modality, Table
 from narrows.data.sources import Batch, InMemory
 from narrows.errors import DataError, ParameterError
 from narrows.fields import Positive
-from narrows.fitting import networks
 from narrows.models.variational import VAE
 from narrows.net import Net, Step, Terms
 from narrows.parts.generation import Plan

@@ -7,12 +7,12 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from narrows.assembly import assemble
 from narrows.base import BaseAutoencoder
 from narrows.data.modalities import Modality
 from narrows.data.sources import Batch
 from narrows.errors import ContextError
 from narrows.fields import Count, Fraction, Positive
-from narrows.fitting import assemble
 from narrows.net import Move, Net, Step
 from narrows.parts.latents import Point
 from narrows.parts.networks import ARCHITECTURES

@@ -2,10 +2,10 @@
 
 from typing import Literal
 
+from narrows.assembly import likelihood_of
 from narrows.base import BaseAutoencoder
 from narrows.data.modalities import Modality
 from narrows.fields import Count, Fraction, NonNegative, Positive
-from narrows.fitting import likelihood_of
 from narrows.models.variational import VAE
 from narrows.net import Net
 from narrows.parts.generation import Plan

@@ -2,9 +2,9 @@
 
 from typing import Any, Literal
 
+from narrows.assembly import assemble
 from narrows.data.modalities import Modality
 from narrows.errors import ContextError
-from narrows.fitting import assemble
 from narrows.models.plain import DenoisingAutoencoder
 from narrows.net import Net
 from narrows.parts.networks import ARCHITECTURES, DroppedCode
