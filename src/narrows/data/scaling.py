@@ -44,7 +44,7 @@ def fit_scaling(
         center, scale = (low, 2 * half) if target == "unit" else (low + half, half)
     else:
         largest = max(np.nanmax(columns, initial=0), -np.nanmin(columns, initial=0))
-        if largest and not 1e-15 < largest < 1e15:  # its square is none of float32
+        if largest and not 1e-15 < largest < 1e15:  # squares would leave float32
             columns = columns.astype(np.float64)
         center = np.nanmean(columns, 0, dtype=np.float64)
         scale = np.nanstd(columns, 0, dtype=np.float64)
