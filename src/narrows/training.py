@@ -54,7 +54,7 @@ class Training:
         epochs: int | None,
         seed: int,
     ) -> None:
-        begin_plan(model)
+        begin_plan(model, source)
         self.model, self.net = model, model.net_
         self.source, self.validation = source, validation
         self.epochs, self.seed = epochs, seed
