@@ -19,7 +19,7 @@ GRAPH_MODELS = (
 )
 # Fields of the loop, which no model reads: two models show that they act.
 OF_THE_LOOP = {"rate_cycles", "rate_drops", "rate_factor", "rate_patience"}
-OF_THE_LOOP |= {"l2", "accumulation", "ema", "stopping"}
+OF_THE_LOOP |= {"l2", "ema", "stopping"}
 SHOWN = {narrows.Autoencoder, narrows.VAE}
 BASE = {"latent_dim": 3, "epochs": 3, "batch_size": 16, "verbose": 0}
 RESTLESS = {"learning_rate": 0.5, "epochs": 30, "batch_size": 8}  # soon no epoch is better

@@ -266,6 +266,16 @@ def test_an_overflow_lowers_the_scale_and_is_no_failure(digits):
     assert training.skipped == 0
 
 
+@pytest.mark.parametrize("name", ["GraphAutoencoder", "SequenceAutoencoder"])
+def test_layers_without_float16_are_refused(name, digits, linked_digits):
+    X = linked_digits if name == "GraphAutoencoder" else digits
+    model = getattr(narrows, name)(latent_dim=2, precision="float16", epochs=1)
+    sentence = rf"'float16' cannot train this {name} on .* 'cpu': .* Set precision='bfloat16'"
+    with pytest.raises(ParameterError, match=sentence):
+        model.fit(X)
+    assert "net_" not in vars(model)
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_tf32_is_of_gpus_and_put_back(fails, digits, monkeypatch):
     used = []

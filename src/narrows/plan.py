@@ -1,9 +1,14 @@
 """What a run's fields ask of one another and of the net, before its first step."""
 
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
+import torch
+
+from narrows.data.sources import InMemory
 from narrows.errors import ParameterError
 from narrows.parts.networks import Chain
+from narrows.runtime import cuda_devices
 
 if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
@@ -11,8 +16,12 @@ if TYPE_CHECKING:
 __all__ = ["begin_plan"]
 
 
-def begin_plan(model: "BaseAutoencoder") -> None:
+def begin_plan(model: "BaseAutoencoder", source: InMemory) -> None:
     """Refuse fields of training that could not act, and tell the layers what they are to keep.
+
+    Args:
+        model: the estimator, with its `net_`.
+        source: training samples.
 
     Raises:
         ParameterError: there are such fields.
@@ -36,3 +45,25 @@ def begin_plan(model: "BaseAutoencoder") -> None:
         model.refuse_set(names, "needs layers in a row, as architecture='mlp' or 'conv' has them")
     for chain in chains:
         chain.recomputes = model.gradient_checkpointing
+    if model.precision == "float16":
+        refuse_missing_halves(model, source)
+
+
+def refuse_missing_halves(model: "BaseAutoencoder", source: InMemory) -> None:
+    """Refuse float16 where the device lacks it for a layer of the net, by a pass of a copy.
+
+    Raises:
+        ParameterError: the pass, or its gradient, fails.
+    """
+    device, net = source.x.device, deepcopy(model.net_).train()
+    pair = source.take(torch.zeros(2, dtype=torch.long, device=device))
+    try:
+        with torch.random.fork_rng(cuda_devices(device)):
+            with torch.autocast(device.type, torch.float16):
+                nll = net(pair).nll
+            nll.sum().backward()
+    except RuntimeError as error:
+        raise ParameterError(
+            f"precision='float16' cannot train this {type(model).__name__} on the device "
+            f"'{device}': {str(error).partition('.')[0]}. Set precision='bfloat16'."
+        ) from error

@@ -68,7 +68,7 @@ class Training:
         seed: int,
         processes: Processes | None = None,
     ) -> None:
-        begin_plan(model)
+        begin_plan(model, source)
         self.model, self.net = model, model.net_
         self.source, self.validation = source, validation
         self.epochs, self.seed = epochs, seed
