@@ -104,12 +104,13 @@ def write(folder: Path, training: Training) -> None:
         FileError: it cannot be written; earlier checkpoints are untouched.
         NonFiniteError: the state is not sound.
     """
-    training.check()
+    training.recovery.check()
     path = folder / f"epoch-{training.epoch:06d}"
     if training.position:
         path = path.with_name(f"{path.name}-step-{training.position:06d}")
     state, tensors = {"identity": identity(training), **training.numbers()}, training.tensors()
-    if (good := training.good) and (training.position or state["history"] != good[1]["history"]):
+    good = training.recovery.good
+    if good and (training.position or state["history"] != good[1]["history"]):
         state["good"] = good[1]
         tensors |= {f"good.{k}": v for k, v in good[0].items()}
     write_folder(path, pack(state, tensors, FILES), overwrite=True)
@@ -136,9 +137,9 @@ def resume(folder: Path, training: Training) -> int:
         _compare(path, state["identity"], identity(training))
         training.load(tensors, state)
         if "good" in state:
-            training.good = group(tensors, "good"), state["good"]
+            training.recovery.good = group(tensors, "good"), state["good"]
         elif not training.position:
-            training.good = training.snapshot()
+            training.recovery.good = training.snapshot()
         return training.epoch
     if found:
         raise ModelFileError(

@@ -1,4 +1,4 @@
-"""The log of an epoch: sums of named terms, and the watch for what is not finite."""
+"""The log of an epoch: sums of named terms, which stop at a value that is not finite."""
 
 from collections.abc import Mapping
 from math import isfinite
@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch.linalg import vector_norm
 
 from narrows.data.sources import Batch
 from narrows.errors import NonFiniteError
@@ -15,7 +14,7 @@ from narrows.net import Terms
 if TYPE_CHECKING:
     from narrows.training import Training
 
-__all__ = ["Log", "Row", "not_finite"]
+__all__ = ["Log", "Row"]
 
 Row = dict[str, float]
 """One epoch of the history: every named term, for train and validation."""
@@ -79,17 +78,10 @@ class Log:
         training, name = self.training, type(self.training.model).__name__
         epoch = training.epoch + (training.position > 0)  # else it has just ended
         good = f"epoch {epoch - 1} was the last good one" if epoch > 1 else "no epoch was good"
-        tried = f", at 1/{2**training.retries} of the learning rate" * (training.retries > 0)
+        share = 2**training.recovery.retries
+        tried = f", at 1/{share} of the learning rate" if share > 1 else ""
         raise NonFiniteError(
             f"The {what} of {name} became {value} at step {step} of epoch {epoch}{tried}; {good}. "
             f"Lower learning_rate (now {training.model.learning_rate}), set gradient_clip, or "
             "look for extreme values in X."
         )
-
-
-@torch.no_grad()
-def not_finite(tensors: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return the largest value of each tensor that holds one that is infinite or no number."""
-    held = {k: v for k, v in tensors.items() if v.is_floating_point() and v.numel()}
-    sizes = torch.stack([vector_norm(v, torch.inf).float() for v in held.values()]).tolist()
-    return {k: size for k, size in zip(held, sizes, strict=True) if not isfinite(size)}

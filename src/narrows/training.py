@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import islice
-from math import nan
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,10 +15,11 @@ from narrows.compiled import Graph, GraphError, compiling, repays
 from narrows.data.sources import Batch, InMemory
 from narrows.distributed import Processes
 from narrows.errors import NonFiniteError
-from narrows.log import Log, Row, not_finite
+from narrows.log import Log, Row
 from narrows.net import Move, Stage, Terms
 from narrows.optimizer import CLEARED, optimizers
 from narrows.plan import begin_plan
+from narrows.recovery import Recovery, State
 from narrows.runtime import cuda_devices, keep_memory, seed_noise
 from narrows.schedules import schedule_of
 from narrows.stopping import RULES, Best
@@ -29,17 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Stopped", "Training"]
 
-State = tuple[dict[str, Tensor], dict[str, Any]]
-"""The state of a run: tensors by name, and JSON data."""
-
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 """Precisions of forward passes that take half of the memory."""
 WATCHED = 16
 """Statistics beside the terms (mse, ...) are taken from about so many batches of an epoch."""
-APART = 256
-"""Steps between two states that are kept in memory to go back to, at the least."""
-RETRIES = 3
-"""How often a run goes back and on at half the learning rate when it meets what is not finite."""
 
 
 class Stopped(BaseException):
@@ -95,8 +88,7 @@ class Training:
         self.log = Log(self)
         self.history: list[Row] = []
         self.best = Best()
-        self.good: State | None = None
-        self.retries = 0
+        self.recovery = Recovery(self)
         self.stopping = self.ending = False
         self.after_step: list[Callable[[Terms], None]] = []
 
@@ -118,11 +110,11 @@ class Training:
             while not self.over:
                 try:
                     self.run_epoch()
-                    self.keep_good()
+                    self.recovery.keep()
                     report(self)
                     self.ending = bool(self.processes.alike({"ending": self.ending})["ending"])
                 except NonFiniteError as error:
-                    self.go_back(error)
+                    self.recovery.go_back(error)
         if self.best.weights:
             self.net.load_state_dict(self.best.weights)
         else:
@@ -135,51 +127,6 @@ class Training:
             )
         return self.history
 
-    def keep_good(self) -> None:
-        """Keep a sound state to go back to, after epochs that make `APART` steps or more.
-
-        Raises:
-            NonFiniteError: the state is not sound, or every update since the last was skipped.
-        """
-        epoch, skipped = 0, 0
-        if self.good is not None:
-            epoch, skipped = len(self.good[1]["history"]), self.good[1]["skipped"]
-        steps = (self.epoch - epoch) * self.source.steps(self.model.batch_size)
-        if self.good is None or steps >= APART or self.over:
-            self.check()
-            if steps >= APART and self.skipped - skipped >= steps:
-                self.log.fail("gradient", nan, self.log.step)
-            self.good = self.snapshot()
-
-    def check(self) -> None:
-        """Stop at a term or a tensor that is not finite.
-
-        Raises:
-            NonFiniteError: there is one.
-        """
-        self.log.flush()
-        for name, value in not_finite(self.tensors()).items():
-            self.log.fail(f"tensor '{name}'", value, self.log.step)
-
-    def go_back(self, error: NonFiniteError) -> None:
-        """Go back to the last good state, and halve the learning rates."""
-        if self.good is None or self.retries == RETRIES:
-            raise error
-        retries = self.retries + 1
-        self.load(*self.good)
-        self.slow_down(retries)
-        warnings.warn(
-            f"{error} Training went back to the end of epoch {self.epoch}, and goes on at half "
-            "the learning rate.",
-            stacklevel=2,
-        )
-
-    def slow_down(self, retries: int) -> None:
-        """Halve the learning rates for every retry."""
-        for optimizer in self.optimizers.values():
-            optimizer.base_rate *= 0.5 ** (retries - self.retries)
-        self.retries = retries
-
     def enter(self, epoch: int) -> None:
         """Be in the stage that an epoch is part of; a new one has optimizers that know nothing."""
         stage = [stage for stage in self.stages if stage.start <= epoch][-1]
@@ -189,8 +136,7 @@ class Training:
             self.stage, self.optimizers = stage, optimizers(self.model, stage)
             self.graph, self.clocks = None, clocks(stage)
             next(iter(self.optimizers.values())).skipped.fill_(skipped)
-            retries, self.retries = self.retries, 0
-            self.slow_down(retries)
+            self.recovery.slow_down(self.recovery.retries, 0)
 
     def length(self, stage: Stage) -> int:
         """Return how many epochs a stage has."""
@@ -416,7 +362,7 @@ class Training:
             "best": [self.best.loss, self.best.epoch],
             "compiled": self.compiled,
             "skipped": self.skipped,
-            "retries": self.retries,
+            "retries": self.recovery.retries,
         }
         if self.position:
             state |= {"log": self.log.state(), "seconds": time.perf_counter() - self.started}
@@ -435,7 +381,7 @@ class Training:
         self.position, self.log = log["step"], Log(self, **log)
         self.started = time.perf_counter() - numbers.get("seconds", 0.0)
         self.enter(self.epoch if self.position else max(self.epoch - 1, 0))
-        self.slow_down(numbers["retries"])
+        self.recovery.slow_down(numbers["retries"], self.recovery.retries)
         parts = {name: group(tensors, name) for name in ("net", "best", *self.optimizers)}
         self.net.load_state_dict(parts["net"])
         for name, optimizer in self.optimizers.items():

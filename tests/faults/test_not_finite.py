@@ -9,8 +9,9 @@ import torch
 import narrows
 from narrows import checkpoint
 from narrows.errors import NonFiniteError
+from narrows.recovery import RETRIES
 from narrows.storage import unpack
-from narrows.training import RETRIES, Training
+from narrows.training import Training
 
 BACK = r"Training went back to the end of epoch 1, and goes on at half the learning rate"
 PLAIN = {"schedule": "constant", "warmup": 0.0}

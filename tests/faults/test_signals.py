@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from narrows import checkpoint
+from narrows.recovery import Recovery
 from narrows.training import Training
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -49,8 +50,8 @@ MOMENTS = {  # what is under way, and the checkpoint that it leads to
     "the first step": (Training, "step", 1, "epoch-000000-step-000001"),
     "the last step": (Training, "step", 30, "epoch-000005-step-000005"),
     "a validation": (Training, "validate", 3, "epoch-000002-step-000005"),
-    "the end of an epoch": (Training, "keep_good", 3, "epoch-000003-step-000001"),
-    "the end of the run": (Training, "keep_good", 6, "epoch-000006"),
+    "the end of an epoch": (Recovery, "keep", 3, "epoch-000003-step-000001"),
+    "the end of the run": (Recovery, "keep", 6, "epoch-000006"),
     "a save": (checkpoint, "write_folder", 3, "epoch-000003-step-000001"),
 }
 
