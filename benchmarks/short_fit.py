@@ -1,8 +1,8 @@
 """What a short fit costs beside its training steps, and what starting narrows costs.
 
 Every number is the median of several fresh processes, so first-call costs are in it. Validation,
-reading, building and the codes kept for later are all "outside"; the import is not. Seconds are the
-processor's, which other jobs on the machine disturb least; the share is one of wall time.
+reading, building and the codes kept for later are all "outside"; the import is not. Seconds are
+the processor's, which other jobs on the machine disturb least; the share is one of wall time.
 
     python benchmarks/short_fit.py [--rounds 5]
 """
