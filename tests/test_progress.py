@@ -66,6 +66,7 @@ def notebook(monkeypatch):
     monkeypatch.setitem(sys.modules, "IPython.display", module)
     shell = type("ZMQInteractiveShell", (), {})()
     monkeypatch.setattr("builtins.get_ipython", lambda: shell, raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as its kernels do
     return handles
 
 

@@ -129,7 +129,8 @@ class Cell(Bar):
     """The same bar in a notebook: one output, replaced a few times a second, which stays."""
 
     def __init__(self) -> None:
-        super().__init__(Console(file=StringIO(), width=100, force_jupyter=False), live=False)
+        plain = Console(file=StringIO(), width=100, color_system=None, force_jupyter=False)
+        super().__init__(plain, live=False)
 
     def start(self, training: "Training") -> None:
         """Make the output."""

@@ -89,7 +89,8 @@ class Settings(Parameters):
             their number of steps. `partial_fit` never does.
         threads: CPU threads of training; "auto" uses one for steps too small to share.
         seed: makes everything random repeatable; None takes a new seed every time.
-        verbose: 0 is silent, 1 shows a bar on a terminal, 2 a line an epoch anywhere.
+        verbose: 0 is silent, 1 shows a bar on a terminal or in a notebook, 2 a line an epoch
+            anywhere.
     """
 
     latent_dim: Count = 8
