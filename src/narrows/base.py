@@ -165,11 +165,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         folder, resume = options.pop("checkpoint", None), options.pop("resume", False)
         device = resolve_device(self.device)
         with self._unharmed(), seeded(self.seed, device) as seed:
-            self.__dict__.pop("_partial", None)
-            source, held = self._start(
-                X, device, seed, self.warm_start, self.validation, y=y, **options
-            )
-            training = Training(self, source, held, epochs(self, source), seed)
+            training = self._begin(X, device, seed, y=y, **options)
             if folder is not None:
                 checkpoint.begin(Path(folder), training, bool(resume))
             with Display(type(self).__name__, training.epochs, self.verbose) as display:
@@ -179,7 +175,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
                     if folder is not None:
                         checkpoint.save(Path(folder), training)
 
-                with threads(self._threads(source)):
+                with threads(self._threads(training.source)):
                     training.run(report)
             self._finish(training)
         return self
@@ -396,6 +392,12 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         return model
 
     # -- behind the scenes ---------------------------------------------------------------------
+
+    def _begin(self, X: Any, device: torch.device, seed: int, **options: Any) -> Training:
+        """Return a run that is ready for its first epoch."""
+        self.__dict__.pop("_partial", None)
+        source, held = self._start(X, device, seed, self.warm_start, self.validation, **options)
+        return Training(self, source, held, epochs(self, source), seed)
 
     def _start(
         self, X: Any, device: torch.device, seed: int, warm: bool, fraction: float, **options: Any

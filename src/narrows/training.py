@@ -79,15 +79,19 @@ class Training:
             while self.epoch < (self.epochs or 1) and not self.exhausted:
                 self.run_epoch()
                 report(self)
+        self.end()
+        return self.history
+
+    def end(self) -> None:
+        """Go back to the best weights, where they were sought, and tell of skipped updates."""
         if self.best.weights:
             self.net.load_state_dict(self.best.weights)
         if self.skipped:
             warnings.warn(
                 f"{self.skipped} updates were skipped because their gradients were not finite; "
                 f"lower learning_rate (now {self.model.learning_rate}) if there are many.",
-                stacklevel=2,
+                stacklevel=3,
             )
-        return self.history
 
     def enter(self, epoch: int) -> None:
         """Be in the stage that an epoch is part of; a new one has optimizers that know nothing."""
@@ -125,6 +129,10 @@ class Training:
         row["seconds"] = time.perf_counter() - start
         if self.validation is not None:
             row |= {f"validation_{k}": v for k, v in self.validate(self.validation).items()}
+        self.record(row)
+
+    def record(self, row: Row) -> None:
+        """Note an epoch that ended."""
         self.epoch += 1
         self.history.append({"epoch": self.epoch, **row})
         self.model.after_epoch()
@@ -151,21 +159,30 @@ class Training:
 
     def advance(self, done: int, steps: int) -> None:
         """Write how far the stage is, and the learning rates that follow from it."""
-        if self.epochs is None:
-            progress, factor = 1.0, 1.0
-        else:
-            total = self.length(self.stage) * steps
-            done -= self.stage.start * steps
-            progress, warmup = done / total, self.model.warmup
-            factor = (done + 1) / (warmup * total + 1)
-            if progress >= warmup:
-                factor = SCHEDULES[self.model.schedule]((progress - warmup) / (1 - warmup))
+        done -= self.stage.start * steps
+        progress, factor = self.course(done, steps)
         for clock in self.clocks:
             clock.fill_(progress)
         for optimizer in self.optimizers.values():
             optimizer.rate.fill_(optimizer.base_rate * factor)
             if done % CLEARED == 0:
                 optimizer.clear()
+
+    def course(self, done: int, steps: int) -> tuple[float, float]:
+        """Return how far the stage is, and the learning rate relative to the field.
+
+        Args:
+            done: steps of the stage that were made.
+            steps: of an epoch.
+        """
+        if self.epochs is None:
+            return 1.0, 1.0
+        total, warmup = self.length(self.stage) * steps, self.model.warmup
+        progress = done / total
+        if progress >= warmup:
+            past = (progress - warmup) / (1 - warmup)
+            return progress, SCHEDULES[self.model.schedule](past)
+        return progress, (done + 1) / (warmup * total + 1)
 
     def move(self, batch: Batch, watch: bool) -> Terms:
         """Make a step, in the stage's graph where the run is compiled and the batch is full."""
