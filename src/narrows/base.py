@@ -51,6 +51,8 @@ Codes = NDArray[Any]
 """Codes as they are remembered: float32, or the integers of discrete ones."""
 MODELS: dict[str, type["BaseAutoencoder"]] = {}
 """Every estimator by its class name."""
+LOADABLE: dict[str, Any] = {}
+"""What else `load` restores, by class name: it has `state` and `restore` as an estimator has."""
 REMEMBERED = 10_000
 """Training codes that are kept, for a density over codes and for `diagnose`."""
 
@@ -67,7 +69,7 @@ def load(path: str | Path) -> "BaseAutoencoder":
     Raises:
         ModelFileError: the folder is missing, damaged, of a newer format or an unknown class.
     """
-    return load_model(path, MODELS)
+    return load_model(path, MODELS | LOADABLE)
 
 
 class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Settings):

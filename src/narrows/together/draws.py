@@ -1,6 +1,7 @@
 """The random numbers of a step: found once, then drawn for each model as it draws them alone."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -33,14 +34,8 @@ def _order(tensor: Tensor, generator: Generator) -> Tensor:
     return torch.randperm(len(tensor), generator=generator, out=tensor)
 
 
-class _Whole(NamedTuple):
-    """Whole numbers, the highest one excluded."""
-
-    low: int
-    high: int
-
-    def __call__(self, tensor: Tensor, generator: Generator) -> Tensor:
-        return tensor.random_(self.low, self.high, generator=generator)
+def _whole(low: int, high: int, tensor: Tensor, generator: Generator) -> Tensor:
+    return tensor.random_(low, high, generator=generator)
 
 
 FILLS: dict[Any, Callable[[Tensor, Generator], Tensor] | None] = {
@@ -71,7 +66,7 @@ class Found(TorchFunctionMode):
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         if func in FILLS:
-            fill = FILLS[func] or _Whole(*(args[:2] if len(args) == 3 else (0, args[0])))
+            fill = FILLS[func] or partial(_whole, *(args[:2] if len(args) == 3 else (0, args[0])))
             self.draws.append(Draw(fill, out))
         return out
 

@@ -15,7 +15,7 @@ from narrows.fitting import FitOptions, check_options
 from narrows.net import forms, outline
 from narrows.progress import Display
 from narrows.runtime import choose_threads, resolve_device, seeded, threads
-from narrows.together.loop import Apart, Joint
+from narrows.together.loop import ApartError, Joint
 from narrows.together.passes import Numbers
 from narrows.training import Training
 
@@ -80,7 +80,7 @@ def fit_together(
         raise ParameterError("Models that are fitted together write no checkpoints: use fit.")
     if len({id(model) for model in made}) < len(made):
         raise ParameterError("A model is in the list twice; each needs an estimator of its own.")
-    errors = {}
+    errors: dict[BaseAutoencoder, TrainingError] = {}
     for group in grouped(made, key_of_fields):
         errors |= fit_group(group, X, y, options)
     if errors:
@@ -106,7 +106,7 @@ def fit_group(
         for part in grouped(members, key_of_shape):
             try:
                 errors |= train(part)
-            except Apart as reason:
+            except ApartError as reason:
                 for member in part:
                     member.abandon()
                 if str(reason):
@@ -169,18 +169,18 @@ class Member:
 
     def abandon(self) -> None:
         """Put the model back, unless it is finished."""
-        with suppress(Apart), self.unharmed:
-            raise Apart
+        with suppress(ApartError), self.unharmed:
+            raise ApartError
 
 
 def train(members: Sequence[Member]) -> dict[BaseAutoencoder, TrainingError]:
     """Train models of one shape at once; return what ended those whose training failed.
 
     Raises:
-        Apart: they must be trained one after another.
+        ApartError: they must be trained one after another.
     """
     if len(members) == 1:
-        raise Apart
+        raise ApartError
     runs, models = [member.run for member in members], [member.model for member in members]
     lead, model = runs[0], models[0]
     refuse(lead)
@@ -204,24 +204,24 @@ def refuse(run: Training) -> None:
     """Refuse a run whose steps are of several moves, or whose batches are of several shapes.
 
     Raises:
-        Apart: with the reason.
+        ApartError: with the reason.
     """
     if len(run.optimizers) > 1:
-        raise Apart("a critic plays against the rest of each")
+        raise ApartError("a critic plays against the rest of each")
     if len(run.stages) > 1 or run.stage.net is not run.net:
-        raise Apart("they are trained in stages")
+        raise ApartError("they are trained in stages")
     if type(run.model).after_epoch is not BaseAutoencoder.after_epoch:
-        raise Apart("each acts by itself after an epoch")
+        raise ApartError("each acts by itself after an epoch")
     if type(run.source) is not InMemory:
-        raise Apart("their samples are linked")
+        raise ApartError("their samples are linked")
     if run.source.trims and run.source.lengths is not None:
-        raise Apart("their batches are as long as the longest sequence of each")
+        raise ApartError("their batches are as long as the longest sequence of each")
 
 
 def numbers_of(models: Sequence[BaseAutoencoder], device: torch.device) -> Numbers:
     """Return the fields that losses may read and in which models differ, ``(K,)`` each."""
     fields = [model.fields() for model in models]
-    numbers = {}
+    numbers: dict[str, Any] = {}
     for name, value in fields[0].items():
         each = [field[name] for field in fields]
         if name in OWN or all(other == value for other in each):
@@ -244,7 +244,7 @@ def blank(value: Any) -> Any:
     if isinstance(value, float):
         return float
     if isinstance(value, dict) and all(isinstance(part, float) for part in value.values()):
-        return {name: float for name in value}
+        return dict.fromkeys(value, float)
     return value
 
 

@@ -25,13 +25,21 @@ from narrows.together.passes import Numbers, Pass, tensors
 from narrows.together.stacks import StackedLog, StackedSource
 from narrows.training import WATCHED, Row, Training
 
-__all__ = ["Apart", "Joint"]
+__all__ = ["ApartError", "Joint"]
 
 SAVED = 8
 """How many times as much a graph saves in a step of many models as in one of a single model."""
 
 
-class Apart(Exception):
+REASONS = {
+    "data-dependent control flow": "a loss decides by a number",
+    "random operation": "they draw random numbers that cannot be drawn for each",
+    "FakeTensor": "they calculate with tensors that are neither in the net nor in the batch",
+}
+"""What it means where torch says so."""
+
+
+class ApartError(Exception):
     """The models cannot be trained together, for the reason that is the message."""
 
 
@@ -70,7 +78,7 @@ class Joint:
     ) -> None:
         self.runs, self.generators, self.lead = runs, list(generators), runs[0]
         self.passes = [Pass(run) for run in runs]
-        parameters, buffers = stack_module_state(self.passes)  # type: ignore[arg-type]
+        parameters, buffers = stack_module_state(self.passes)
         optimizers = [optimizer for run in runs for optimizer in run.optimizers.values()]
         self.state = State(parameters, buffers, StackedAdamW.of(optimizers), numbers)
         self.trained = [f"net.{name}" for name in optimizers[0].names]
@@ -104,7 +112,7 @@ class Joint:
         """Train every run to its end.
 
         Raises:
-            Apart: they cannot be trained together; nothing has been trained.
+            ApartError: they cannot be trained together; nothing has been trained.
         """
         keep_memory()
         compiler = compiling() if self.compiled else nullcontext()
@@ -188,6 +196,7 @@ class Joint:
     ) -> Terms:
         """Let every model learn from its batch; return the means of their terms, ``(K,)`` each."""
         one = self.passes[0]
+        terms: Terms
         loss, terms, kept = one.each("charge", state.net, noise[0], batch, state.numbers)
         parameters = [state.parameters[name] for name in self.trained]
         gradients = torch.autograd.grad(
@@ -256,7 +265,7 @@ class Joint:
         """Trace the step; refuse models whose first one is not the one that each makes alone.
 
         Raises:
-            Apart: with what stands in the way.
+            ApartError: with what stands in the way.
         """
         batch = self.source.take(torch.arange(self.size).expand(len(self.runs), self.size))
         random = [generator.get_state() for generator in self.generators]
@@ -273,13 +282,12 @@ class Joint:
             with torch.no_grad():
                 together = self.trace(tree_map(torch.clone, state), *seen)
         except Exception as error:
-            reason = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
             differ = f" (they differ in {', '.join(state.numbers)})" if state.numbers else ""
-            raise Apart(f"{reason or type(error).__name__}{differ}") from error
+            raise ApartError(reason(error) + differ) from error
         for name in alone[0]:
             each = torch.stack([terms[name] for terms in alone])
             if not torch.allclose(together[name], each, 1e-4, 1e-4, equal_nan=True):
-                raise Apart(f"the term '{name}' would not be what it is in a run alone")
+                raise ApartError(f"the term '{name}' would not be what it is in a run alone")
         for generator, before in zip(self.generators, random, strict=True):
             generator.set_state(before)
         self.graph = Graph(self.traced) if self.compiled else self.traced
@@ -289,3 +297,10 @@ class Joint:
         del watch  # it always does
         terms: Terms = self.trace(*self.inputs(batch))
         return terms
+
+
+def reason(error: Exception) -> str:
+    """Return what an error tells in a few words."""
+    text = str(error).strip().partition("\n")[0]
+    known = [meaning for words, meaning in REASONS.items() if words in text]
+    return known[0] if known else text.partition(". ")[0].rstrip(".") or type(error).__name__

@@ -22,8 +22,8 @@ class StackedAdamW(NamedTuple):
         rate: learning rates, ``(K,)``.
         decay: decay of matrices per unit of learning rate, ``(K,)``.
         clip: largest norms of gradients, ``(K,)``.
-        count: updates that were made, ``(K,)``.
-        skipped: updates that were not, ``(K,)``.
+        updates: how many were made, ``(K,)``.
+        skipped: how many were not, ``(K,)``.
         first: moments, shaped like the parameters.
         second: moments, shaped like the parameters.
     """
@@ -31,7 +31,7 @@ class StackedAdamW(NamedTuple):
     rate: Tensor
     decay: Tensor
     clip: Tensor
-    count: Tensor
+    updates: Tensor
     skipped: Tensor
     first: list[Tensor]
     second: list[Tensor]
@@ -47,7 +47,10 @@ class StackedAdamW(NamedTuple):
             torch.zeros_like(rate),
             torch.zeros_like(rate),
             [torch.stack(moments) for moments in zip(*(o.first for o in optimizers), strict=True)],
-            [torch.stack(moments) for moments in zip(*(o.second for o in optimizers), strict=True)],
+            [
+                torch.stack(moments)
+                for moments in zip(*(o.second for o in optimizers), strict=True)
+            ],
         )
 
     @torch.no_grad()
@@ -63,9 +66,9 @@ class StackedAdamW(NamedTuple):
         norm = vector_norm(torch.stack(norms), dim=0)
         moves = norm < float("inf")  # nan is not less either
         divisor = ((norm + 1e-6) / self.clip).clamp(min=1.0)
-        self.count.add_(moves)
+        self.updates.add_(moves)
         self.skipped.add_(~moves)
-        (beta1, beta2), count = betas, self.count.double()
+        (beta1, beta2), count = betas, self.updates.double()
         step = (self.rate / (1 - beta1**count)).float()
         root = (1 - beta2**count).sqrt().float()
         kept = 1 - self.rate * self.decay

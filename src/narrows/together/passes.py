@@ -35,6 +35,7 @@ class Pass(nn.Module):
         method: str,
         state: dict[str, Tensor],
         noise: Sequence[Tensor],
+        /,
         *given: Any,
         **options: bool,
     ) -> Any:
@@ -47,6 +48,7 @@ class Pass(nn.Module):
         method: str,
         state: dict[str, Tensor],
         noise: Sequence[Tensor],
+        /,
         *given: Any,
         **options: bool,
     ) -> Any:
@@ -68,13 +70,14 @@ class Pass(nn.Module):
             batch: its tensors.
             numbers: what fields of the model are in this pass.
         """
-        model, seen = self.run.model, Batch(**batch)
+        model, found = self.run.model, dict[str, Any](batch)
+        seen = Batch(**found)
         own = {name: getattr(model, name) for name in numbers}
-        vars(model).update(numbers)
+        model.__dict__.update(numbers)
         try:
             (move,) = self.run.moves(seen)
         finally:
-            vars(model).update(own)
+            model.__dict__.update(own)
         loss, terms = total(move, seen.weight)
         return loss, terms, {} if move.step is None else record(move.step)
 

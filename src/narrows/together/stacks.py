@@ -1,6 +1,7 @@
 """Samples and losses of K runs, on a first axis of K."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -43,13 +44,19 @@ class StackedSource:
             orders = torch.stack([torch.randperm(n, generator=own) for own in generators])
         orders = orders.to(self.offsets.device)
         for i in range(steps):
-            yield self.take(orders[:, i * batch_size : (i + 1) * batch_size if i < steps - 1 else n])
+            yield self.take(
+                orders[:, i * batch_size : (i + 1) * batch_size if i < steps - 1 else n]
+            )
 
     def take(self, rows: Tensor) -> Batch:
         """Return the batches of these rows ``(K, batch)``."""
         flat = (rows + self.offsets).flatten()
-        taken = {k: t.index_select(0, flat).view(*rows.shape, *t.shape[1:]) for k, t in self.tensors.items()}
-        return Batch(**{"target": taken["x"], "index": rows} | taken)
+        taken = {
+            k: t.index_select(0, flat).view(*rows.shape, *t.shape[1:])
+            for k, t in self.tensors.items()
+        }
+        found: dict[str, Any] = {"target": taken["x"], "index": rows} | taken
+        return Batch(**found)
 
 
 class StackedLog:
