@@ -5,6 +5,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import narrows
 from narrows import Ensemble
@@ -65,8 +66,16 @@ def test_pixels_stay_pixels(images):
 def test_it_is_scikit_learns(wine):
     ensemble = Ensemble(narrows.VAE(**SMALL), n_estimators=2)
     assert clone(ensemble).get_params()["estimator__latent_dim"] == 2
-    search = GridSearchCV(ensemble, {"estimator__beta": [1.0, 1000.0]}, cv=2).fit(wine)
+    split = np.arange(89), np.arange(89, 178)
+    grid = {"estimator__beta": [1.0, 1000.0]}
+    search = GridSearchCV(ensemble, grid, cv=[split], refit=False).fit(wine)
     assert search.best_params_ == {"estimator__beta": 1.0}
+
+
+@pytest.mark.slow
+@parametrize_with_checks([Ensemble(narrows.Autoencoder(**SMALL), n_estimators=2)])
+def test_battery(estimator, check):
+    check(estimator)
 
 
 def test_what_it_cannot_do_is_told(wine):

@@ -82,6 +82,7 @@ CASES = {
     "masking": ("DenoisingAutoencoder", [{}, {"noise": 0.5}], {"corruption": "masking"}),
     "jacobian": ("ContractiveAutoencoder", [{"contraction": 0.1}, {"contraction": 1.0}], {}),
     "discrepancy": ("WassersteinAutoencoder", [{"matching": 1.0}, {"matching": 10.0}], {}),
+    "codebook": ("VQVAE", [{"commitment": 0.1}, {"commitment": 1.0}], {"codes": 8}),
     "running state": ("VAE", [{}, {}], {"distortion": 0.5}),
 }
 
@@ -156,6 +157,24 @@ def test_skipped_updates_are_told(wine):
 
     with pytest.warns(UserWarning, match="updates were skipped"):
         narrows.fit_together([_Steep(seed=k, **SMALL) for k in range(2)], wine)
+
+
+CLASSES = [cls for cls in narrows.MODELS.values() if cls.__module__.startswith("narrows.")]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:2 models of .* are fitted one after another")
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_every_model_learns_what_it_learns_alone(cls, wine):
+    if not cls().__sklearn_tags__().input_tags.two_d_array:
+        return
+    y_all = np.arange(178) % 3
+    y, options = y_all[:96], SMALL | {"hidden": None}
+    models = [[cls(**options | {"seed": k}) for k in range(2)] for _ in range(2)]
+    for one, two in zip(narrows.fit_together(models[0], wine[:96], y), models[1], strict=True):
+        made, own = one.reconstruct(wine, y_all), two.fit(wine[:96], y).reconstruct(wine, y_all)
+        # Not the weights: some have no gradient but rounding, which the optimizer blows up.
+        np.testing.assert_allclose(made, own, rtol=1e-3, atol=1e-3)
 
 
 # -- what cannot be done together ----------------------------------------------------------------

@@ -85,7 +85,9 @@ class Given(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        return next(self.noise) if func in FILLS else func(*args, **(kwargs or {}))
+        if func not in FILLS:
+            return func(*args, **(kwargs or {}))
+        return next(self.noise).clone()  # whoever draws may write into it
 
 
 class Noise:

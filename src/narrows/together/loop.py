@@ -271,9 +271,11 @@ class Joint:
         random = [generator.get_state() for generator in self.generators]
         for run in self.runs:
             run.net.train()
-        alone, (state, *seen) = [], self.inputs(batch)
+        alone, numbers = [], self.state.numbers
         try:
-            self.draws(batch)[0].draw(self.generators)
+            state, *seen = self.inputs(batch)
+            for drawn in self.draws(batch):
+                drawn.draw(self.generators)
             for k, one in enumerate(self.passes):
                 noise = [tensor[k] for tensor in self.draws(batch)[0].tensors]
                 alone.append(one.alone("charge", *self.part(k, noise, batch), {})[1])
@@ -282,7 +284,7 @@ class Joint:
             with torch.no_grad():
                 together = self.trace(tree_map(torch.clone, state), *seen)
         except Exception as error:
-            differ = f" (they differ in {', '.join(state.numbers)})" if state.numbers else ""
+            differ = f" (they differ in {', '.join(numbers)})" if numbers else ""
             raise ApartError(reason(error) + differ) from error
         for name in alone[0]:
             each = torch.stack([terms[name] for terms in alone])
