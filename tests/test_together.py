@@ -76,6 +76,11 @@ CASES = {
         [{"penalties": {"l1": 0.1, "l2": 1.0}}, {"penalties": {"l1": 0.3, "l2": 0.0}}],
         {},
     ),
+    "parts": (
+        "Autoencoder",
+        [{}, {}],
+        {"likelihood": "laplace", "scale": "learned", "tied": True, "blocks": 1},
+    ),
     "vae": ("VAE", [{"beta": 0.5}, {"beta": 4}, {}], {"kl_schedule": "linear"}),
     "dropout": ("VAE", [{}, {"beta": 2.0}], {"dropout": 0.2, "batch_norm": True}),
     "corruption": ("DenoisingAutoencoder", [{"noise": 0.1}, {"noise": 0.5}], {}),

@@ -63,7 +63,7 @@ def fit_together(
 
     Raises:
         ParameterError: a parameter cannot work.
-        DataError: X cannot be used; no model has changed.
+        DataError: X cannot be used.
         TrainingError: the loss of a model became infinite or not a number. All others are fitted.
 
     >>> from narrows import VAE, fit_together

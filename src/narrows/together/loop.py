@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 from torch.func import stack_module_state
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_map
 
@@ -29,8 +30,6 @@ __all__ = ["ApartError", "Joint"]
 
 SAVED = 8
 """How many times as much a graph saves in a step of many models as in one of a single model."""
-
-
 REASONS = {
     "data-dependent control flow": "a loss decides by a number",
     "random operation": "they draw random numbers that cannot be drawn for each",
@@ -72,6 +71,8 @@ class Joint:
     Attributes:
         errors: what ended a run before its time, or None, for each.
     """
+
+    trace: GraphModule
 
     def __init__(
         self, runs: Sequence[Training], generators: Sequence[Generator], numbers: Numbers
@@ -132,7 +133,7 @@ class Joint:
         """Train on every sample once, validate, and write the histories."""
         start = time.perf_counter()
         rows = self.train_epoch()
-        seconds = (time.perf_counter() - start) / len(self.present)
+        seconds = (time.perf_counter() - start) / len(self.present)  # each model's share
         held: list[Row | TrainingError] = [{} for _ in rows]
         if self.held is not None:
             held = self.validate(self.held)

@@ -62,7 +62,7 @@ class StackedAdamW(NamedTuple):
         eps: float,
     ) -> None:
         """Move parameters ``(K, ...)`` by one step."""
-        norms = [vector_norm(g.flatten(1), dim=1) for g in gradients]
+        norms = [vector_norm(g.reshape(len(g), -1), dim=1) for g in gradients]
         norm = vector_norm(torch.stack(norms), dim=0)
         moves = norm < float("inf")  # nan is not less either
         divisor = ((norm + 1e-6) / self.clip).clamp(min=1.0)
