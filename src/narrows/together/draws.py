@@ -50,6 +50,12 @@ FILLS: dict[Any, Callable[[Tensor, Generator], Tensor] | None] = {
 """What can be drawn for each model; vmap refuses all other random numbers."""
 
 
+def drawn(func: Any, kwargs: Mapping[str, Any] | None) -> bool:
+    """Tell whether a call draws from the random state that a model has alone."""
+    given = kwargs or {}
+    return func in FILLS and given.get("generator") is None and given.get("out") is None
+
+
 class Found(TorchFunctionMode):
     """Notes every draw that is made inside of it, and lets it be."""
 
@@ -65,7 +71,7 @@ class Found(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func in FILLS:
+        if drawn(func, kwargs):
             fill = FILLS[func] or partial(_whole, *(args[:2] if len(args) == 3 else (0, args[0])))
             self.draws.append(Draw(fill, out))
         return out
@@ -85,9 +91,12 @@ class Given(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func not in FILLS:
+        if not drawn(func, kwargs):
             return func(*args, **(kwargs or {}))
-        return next(self.noise).clone()  # whoever draws may write into it
+        noise = next(self.noise)
+        if func == Tensor.exponential_:
+            return args[0].copy_(noise)
+        return noise.clone()  # whoever draws may write into it
 
 
 class Noise:
