@@ -45,10 +45,11 @@ def fit_together(
     """Fit models on the same data: those of one shape at once, which is several times faster.
 
     Models of one class can be trained at once where they differ in numbers alone: seeds, learning
-    rates, weights in their objectives. Each then learns what it learns alone, to rounding (by which
-    a discrete code may fall the other way): it has its own held-out rows, order of samples, noise,
-    clipping and early stopping. The others are fitted one after another. A warning tells where models of one shape cannot be trained at once:
-    two players, several stages, a number that decides instead of being calculated with.
+    rates, weights in their objectives. Each then learns what it learns alone, to rounding (by
+    which a discrete code may fall the other way): it has its own held-out rows, order of samples,
+    noise, clipping and early stopping. The others are fitted one after another. A warning tells
+    where models of one shape cannot be trained at once: two players, several stages, a number
+    that decides instead of being calculated with.
 
     What pays are small models and batches, whose steps are mostly overhead.
 
