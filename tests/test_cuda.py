@@ -78,3 +78,12 @@ def test_what_a_step_may_be_made_of_trains_on_the_device(options):
     model = narrows.VAE(**SMALL | options).fit(TABLE)
     assert model.history_[-1]["loss"] < model.history_[0]["loss"]
     assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_models_learn_together_what_they_learn_alone():
+    models = [
+        [narrows.VAE(**SMALL | {"seed": k}, dropout=0.1) for k in range(3)] for _ in range(2)
+    ]
+    for one, two in zip(narrows.fit_together(models[0], TABLE), models[1], strict=True):
+        codes = one.transform(TABLE), two.fit(TABLE).transform(TABLE)
+        np.testing.assert_allclose(*codes, rtol=1e-3, atol=1e-4)

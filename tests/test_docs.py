@@ -83,6 +83,21 @@ def test_the_page_on_lasting_runs_runs(tmp_path, monkeypatch):
     assert (tmp_path / "state" / "epoch-000010").is_dir()
 
 
+def test_the_page_on_many_models_runs():
+    names: dict = {}
+    for block in blocks("docs/together.md"):
+        exec(block, names)
+    assert names["spread"].shape == (69,)
+    assert len(names["models"]) == 12
+
+
+def test_the_example_of_a_sweep_runs():
+    command = [sys.executable, ROOT / "examples" / "sweep.py", "--epochs", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("±") == 6
+
+
 def test_the_example_of_a_graph_runs(tmp_path):
     command = [sys.executable, ROOT / "examples" / "graph.py", "--out", tmp_path / "model"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

@@ -47,7 +47,9 @@ def test_the_public_names_are_complete():
     assert set(models.__all__) <= set(narrows.__all__)
     assert ours <= set(narrows.__all__)
     assert {"BaseAutoencoder", "MODELS", "load", "register"} <= set(narrows.__all__)
-    assert set(narrows.__all__) <= set(models.__all__) | set(base.__all__)
+    together = importlib.import_module("narrows.together")
+    offered = set(models.__all__) | set(base.__all__) | set(together.__all__)
+    assert set(together.__all__) <= set(narrows.__all__) <= offered
     assert len(set(narrows.__all__)) == len(narrows.__all__)
 
 

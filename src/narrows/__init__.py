@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         VariationalGraphAutoencoder,
         WassersteinAutoencoder,
     )
+    from narrows.together import Ensemble, fit_together
 
 __version__ = "0.1.0"
 
@@ -68,6 +69,7 @@ __all__ = [
     "ConditionalVAE",
     "ContractiveAutoencoder",
     "DenoisingAutoencoder",
+    "Ensemble",
     "FactorVAE",
     "FlowVAE",
     "GraphAutoencoder",
@@ -91,6 +93,7 @@ __all__ = [
     "VampPriorVAE",
     "VariationalGraphAutoencoder",
     "WassersteinAutoencoder",
+    "fit_together",
     "load",
     "register",
 ]
@@ -101,8 +104,9 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'narrows' has no attribute '{name}'")
     # The models register themselves, so that `load` and `MODELS` always know all of them.
-    models, base = import_module("narrows.models"), import_module("narrows.base")
-    globals().update({key: vars(models).get(key) or vars(base)[key] for key in __all__})
+    modules = [import_module(f"narrows.{part}") for part in ("models", "base", "together")]
+    known = {key: value for module in modules for key, value in vars(module).items()}
+    globals().update({key: known[key] for key in __all__})
     return globals()[name]
 
 

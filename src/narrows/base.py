@@ -22,7 +22,7 @@ from narrows.callbacks import Callbacks
 from narrows.data.modalities import MODALITIES, Graph, Modality, modality_of, read_by
 from narrows.data.sources import EVEN, SLICE, Batch, InMemory, at_once
 from narrows.density import CodePrior, Mixture
-from narrows.distributed import join, leads
+from narrows.distributed import Processes, join, leads
 from narrows.errors import DataError, ParameterError
 from narrows.fields import choices, describe_type
 from narrows.fitting import FitOptions, check_options, check_shared, epochs, sources
@@ -44,6 +44,8 @@ Codes = NDArray[Any]
 """Codes as they are remembered: float32, or the integers of discrete ones."""
 MODELS: dict[str, type["BaseAutoencoder"]] = {}
 """Every estimator by its class name."""
+LOADABLE: dict[str, Any] = {}
+"""What else `load` restores, by class name: it has `state` and `restore` as an estimator has."""
 REMEMBERED = 10_000
 """Training codes that are kept, for a density over codes and for `diagnose`."""
 
@@ -64,7 +66,7 @@ def load(path: str | Path) -> "BaseAutoencoder":
     Raises:
         ModelFileError: the folder is missing, damaged, of a newer format or an unknown class.
     """
-    return load_model(path, MODELS)
+    return load_model(path, MODELS | LOADABLE)
 
 
 class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Settings):
@@ -181,16 +183,11 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         processes = join(strategy, resolve_device(self.device))
         device = processes.device
         with self._unharmed(), seeded(processes.seed(self.seed), device) as seed:
-            self.__dict__.pop("_partial", None)
-            source, held = self._start(
-                X, device, seed, self.warm_start, self.validation, y=y, **options
-            )
-            processes.align(self.net_)
-            training = Training(self, source, held, epochs(self, source), seed, processes)
+            training = self._begin(X, device, seed, processes, y=y, **options)
             if strategy is not None:
                 check_shared(self)
             with (
-                threads(self._threads(source)),
+                threads(self._threads(training.source)),
                 products(self.precision),
                 processes.sharing(*(stage.net for stage in training.stages)),
                 checkpoint.kept(training, folder, every, bool(resume)) as run,
@@ -427,6 +424,21 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         return model
 
     # -- behind the scenes ---------------------------------------------------------------------
+
+    def _begin(
+        self,
+        X: Any,
+        device: torch.device,
+        seed: int,
+        processes: Processes | None = None,
+        **options: Any,
+    ) -> Training:
+        """Return a run that is ready for its first epoch."""
+        self.__dict__.pop("_partial", None)
+        source, held = self._start(X, device, seed, self.warm_start, self.validation, **options)
+        if processes is not None:
+            processes.align(self.net_)
+        return Training(self, source, held, epochs(self, source), seed, processes)
 
     def _start(
         self, X: Any, device: torch.device, seed: int, warm: bool, fraction: float, **options: Any

@@ -115,6 +115,11 @@ class Training:
                     self.ending = bool(self.processes.alike({"ending": self.ending})["ending"])
                 except NonFiniteError as error:
                     self.recovery.go_back(error)
+        self.end()
+        return self.history
+
+    def end(self) -> None:
+        """Go back to the best weights, where they were sought, and tell of skipped updates."""
         if self.best.weights:
             self.net.load_state_dict(self.best.weights)
         else:
@@ -123,9 +128,8 @@ class Training:
             warnings.warn(
                 f"{self.skipped} updates were skipped because their gradients were not finite; "
                 f"lower learning_rate (now {self.model.learning_rate}) if there are many.",
-                stacklevel=2,
+                stacklevel=3,
             )
-        return self.history
 
     def enter(self, epoch: int) -> None:
         """Be in the stage that an epoch is part of; a new one has optimizers that know nothing."""
@@ -170,12 +174,15 @@ class Training:
         with self.averaged():
             if self.validation is not None:
                 row |= {f"validation_{k}": v for k, v in self.validate(self.validation).items()}
-            row = self.processes.alike(row)
-            self.epoch, self.position = self.epoch + 1, 0
-            self.history.append({"epoch": self.epoch, **row})
-            self.model.after_epoch()
-            if self.model.patience is not None and self.stage is self.stages[-1]:
-                self.best = self.best.against(self.losses[-1], self.epoch, self.net)
+            self.record(self.processes.alike(row))
+
+    def record(self, row: Row) -> None:
+        """Note an epoch that ended."""
+        self.epoch, self.position = self.epoch + 1, 0
+        self.history.append({"epoch": self.epoch, **row})
+        self.model.after_epoch()
+        if self.model.patience is not None and self.stage is self.stages[-1]:
+            self.best = self.best.against(self.losses[-1], self.epoch, self.net)
 
     @property
     def losses(self) -> list[float]:
@@ -250,18 +257,26 @@ class Training:
 
     def advance(self, done: int, steps: int) -> None:
         """Write how far the stage is, and the learning rates that follow from it."""
-        if self.epochs is None:
-            progress, factor = 1.0, 1.0
-        else:
-            total = self.length(self.stage) * steps
-            done -= self.stage.start * steps
-            progress, factor = done / total, self.schedule(done, total)
+        done -= self.stage.start * steps
+        progress, factor = self.course(done, steps)
         for clock in self.clocks:
             clock.fill_(progress)
         for optimizer in self.optimizers.values():
             optimizer.rate.fill_(optimizer.base_rate * factor)
             if done % CLEARED == 0:
                 optimizer.clear()
+
+    def course(self, done: int, steps: int) -> tuple[float, float]:
+        """Return how far the stage is, and the learning rate relative to the field.
+
+        Args:
+            done: steps of the stage that were made.
+            steps: of an epoch.
+        """
+        if self.epochs is None:
+            return 1.0, 1.0
+        total = self.length(self.stage) * steps
+        return done / total, self.schedule(done, total)
 
     def move(self, batch: Batch, watch: bool) -> Terms:
         """Make a step, in the stage's graph where the run is compiled and the batch is full."""

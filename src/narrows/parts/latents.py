@@ -297,7 +297,8 @@ class Gaussian(Latent):
         """Follow the mean and the variance of the draws."""
         first, second = (moment.mean(0) for moment in self.moments(h))
         limit = self.largest**0.5
-        self.center.addcmul_(self.variance.sqrt(), first.clamp(-limit, limit), value=self.rate)
+        moved = self.variance.sqrt(), first.clamp(-limit, limit)
+        self.center.copy_(self.center.addcmul(*moved, value=self.rate))
         self.variance.mul_(1 + self.rate * (second.clamp(max=self.largest) - 1))
 
     def moments(self, h: Tensor) -> tuple[Tensor, Tensor]:

@@ -261,8 +261,9 @@ class _Spread(Likelihood):
         floor = self.floor**self.power
         batch = excess * self.deviation.clamp(min=floor) * self.power
         self.updates.add_(1)
-        self.deviation.lerp_(batch, self.updates.reciprocal().clamp(min=self.rate))
-        torch.log(self.deviation.clamp(min=floor), out=self.log_scale).div_(self.power)
+        rate = self.updates.reciprocal().clamp(min=self.rate)
+        self.deviation.copy_(self.deviation.lerp(batch, rate))
+        self.log_scale.copy_(self.deviation.clamp(min=floor).log().div_(self.power))
 
 
 @likelihood

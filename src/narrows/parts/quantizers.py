@@ -73,7 +73,7 @@ class Grid(Latent):
         for book in range(max(self.books) + 1):
             of_book = [place for place, own in enumerate(self.books) if own == book]
             index = kept[:, of_book].flatten().long()
-            counts = one.new_zeros(self.categories).index_put_((index,), one, accumulate=True)
+            counts = one.new_zeros(self.categories).index_put((index,), one, accumulate=True)
             shares.append(counts / len(index))
         share = torch.stack(shares)
         entropy = -torch.xlogy(share, share).sum(1)
