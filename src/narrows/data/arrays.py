@@ -36,7 +36,8 @@ def as_matrix(X: Any, owner: str, missing: bool) -> Array:
             f"X holds text where {owner} expects numbers: {error}. Encode it, for instance with "
             "OneHotEncoder, or drop it."
         ) from error
-    if np.abs(array).max(initial=0, where=~np.isnan(array)) > np.finfo(np.float32).max:
+    most = np.finfo(np.float32).max
+    if array.dtype != np.float32 and np.nanmax(np.abs(array), initial=0) > most:
         raise DataError(
             "X holds values too large for float32 (beyond 3.4e38, infinity). Rescale or clip them."
         )
@@ -99,4 +100,4 @@ def as_tensor(x: NDArray[np.float32]) -> Tensor:
             "X contains values too large for float32 after scaling (infinity). Rescale or clip "
             "the columns concerned."
         )
-    return torch.from_numpy(x)
+    return torch.from_numpy(np.require(x, requirements=["C", "W"]))
