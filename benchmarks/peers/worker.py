@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from importlib import import_module
 from statistics import median
 from typing import Any
@@ -14,7 +15,6 @@ import numpy as np
 from workloads import LOOPS, WORKLOADS
 
 REPEATS = 3
-CALLS = {"images": ("encode", "reconstruct"), "table": ("score",)}
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     task = json.loads(sys.argv[1])
     warnings.simplefilter("ignore")
     # XLA has as many threads as there are cores for it, whatever OMP_NUM_THREADS is.
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: task["threads"]])
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-task["threads"] :])
     name, (module, variant, _) = task["workload"], LOOPS[task["loop"]]
     data = np.load(task["data"], mmap_mode="r")
     laps: list[tuple[float, float]] = []
@@ -36,8 +36,7 @@ def main() -> None:
     if len(laps) != task["epochs"]:
         sys.exit(f"{task['loop']} made {len(laps)} laps in {task['epochs']} epochs.")
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    steps = len(X) // WORKLOADS[name].batch_size
-    spent = np.diff(laps, axis=0) / steps
+    spent = np.diff(laps, axis=0) * WORKLOADS[name].batch_size / len(X)
     result: dict[str, Any] = {
         "parameters": trained.parameters,
         "seconds": float(np.median(spent[:, 0])),
@@ -45,18 +44,18 @@ def main() -> None:
         "memory": memory,
     }
     X = np.array(data[: task["inferred"]])
-    for call in CALLS[WORKLOADS[name].data]:
+    for call in WORKLOADS[name].calls:
         if call in trained.calls:
-            result[call] = measure(lambda call=call: trained.calls[call](X))
+            result[call] = measure(trained.calls[call], X)
     print("\n" + json.dumps(result))
 
 
-def measure(function: Any) -> float:
+def measure(call: Callable[[np.ndarray], np.ndarray], X: np.ndarray) -> float:
     """Return the median seconds of a call, after one to warm up."""
     seconds = []
     for _ in range(1 + REPEATS):
         start = time.perf_counter()
-        function()
+        call(X)
         seconds.append(time.perf_counter() - start)
     return median(seconds[1:])
 

@@ -17,6 +17,8 @@ class Workload(NamedTuple):
     loss: Literal["mse", "bce", "elbo"]
     rows: int
     batch_size: int
+    calls: tuple[str, ...]
+    """What is measured of inference."""
 
 
 class Trained(NamedTuple):
@@ -33,9 +35,15 @@ WORKLOADS = {
         "mse",
         59_904,
         256,
+        ("encode", "reconstruct"),
     ),
     "W2": Workload(
-        "784-32-784, ReLU, sigmoid, binary cross-entropy, batch 256", "images", "bce", 59_904, 256
+        "784-32-784, ReLU, sigmoid, binary cross-entropy, batch 256",
+        "images",
+        "bce",
+        59_904,
+        256,
+        ("encode",),
     ),
     "W3": Workload(
         "VAE 784-512-16, ReLU, sigmoid, binary cross-entropy and KL, batch 128",
@@ -43,6 +51,7 @@ WORKLOADS = {
         "elbo",
         29_952,
         128,
+        ("encode",),
     ),
     "W4": Workload(
         "1 × 28 × 28, conv 32 and 64 with stride 2, dense 32 and its mirror, ReLU, sigmoid, "
@@ -51,6 +60,7 @@ WORKLOADS = {
         "mse",
         6_400,
         128,
+        (),
     ),
     "W5/32": Workload(
         "30-64-32-64-30, batch norm and dropout 0.2 in the layers of 64, squared error, batch 32",
@@ -58,8 +68,9 @@ WORKLOADS = {
         "mse",
         20_000,
         32,
+        ("score",),
     ),
-    "W5/1024": Workload("the same, batch 1024", "table", "mse", 199_680, 1024),
+    "W5/1024": Workload("the same, batch 1024", "table", "mse", 199_680, 1024, ("score",)),
 }
 """The rows make whole batches, so that all loops make as many steps."""
 

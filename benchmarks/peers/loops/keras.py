@@ -20,9 +20,7 @@ class Posterior(layers.Layer):
         mean, logvar = ops.split(h, 2, axis=1)
         kl = -0.5 * ops.sum(1 + logvar - ops.square(mean) - ops.exp(logvar), axis=1)
         self.add_loss(ops.mean(kl))
-        return mean + ops.exp(0.5 * logvar) * keras.random.normal(
-            ops.shape(mean), seed=self.noise
-        )
+        return mean + ops.exp(0.5 * logvar) * keras.random.normal(ops.shape(mean), seed=self.noise)
 
 
 def dense(x: Symbol, *sizes: int, last: str | None = None) -> Symbol:

@@ -4,6 +4,7 @@ Losses on logits, a cheap dropout mask, convolutions with the channels last; sma
 unrolled, eight to a graph.
 """
 
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import numpy as np
@@ -71,24 +72,24 @@ def train(name: str, X: np.ndarray, epochs: int, threads: int, lap: Lap, variant
             for rows in torch.randperm(len(x)).split(size * unrolled):
                 (graph if len(rows) == size * unrolled else step)(rows)
             lap()
-    return Trained(net.size(), calls(name, net.eval()))
+    return Trained(net.size(), calls(net.eval()))
 
 
-def calls(name: str, net: Net) -> dict:
+def calls(net: Net) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     """Return what a net in evaluation mode does with new data, in slices."""
 
-    @torch.inference_mode()
-    def encode(X: np.ndarray) -> np.ndarray:
-        codes = [net.encoder(x) for x in shaped(name, torch.from_numpy(X)).split(SLICE)]
-        return torch.cat(codes).numpy()
+    def sliced(function: Callable[[Tensor], Tensor]) -> Callable[[np.ndarray], np.ndarray]:
+        @torch.inference_mode()
+        def call(X: np.ndarray) -> np.ndarray:
+            parts = torch.from_numpy(X).split(SLICE)
+            return torch.cat([function(part) for part in parts]).numpy()
 
-    @torch.inference_mode()
-    def score(X: np.ndarray) -> np.ndarray:
-        parts = torch.from_numpy(X).split(SLICE)
-        return -torch.cat([(net(x) - x).square().sum(1) for x in parts]).numpy()
+        return call
 
-    @torch.inference_mode()
-    def reconstruct(X: np.ndarray) -> np.ndarray:
-        return torch.cat([net(x) for x in torch.from_numpy(X).split(SLICE)]).numpy()
-
-    return {"encode": encode, "score": score, "reconstruct": reconstruct}
+    if net.kind == "elbo":
+        return {"encode": sliced(lambda x: net.encoder(x).chunk(2, 1)[0])}
+    return {
+        "encode": sliced(net.encoder),
+        "reconstruct": sliced(net),
+        "score": sliced(lambda x: -(net(x) - x).square().sum(1)),
+    }

@@ -49,14 +49,11 @@ def train(name: str, X: np.ndarray, epochs: int, threads: int, lap: Lap, variant
         precision="bfloat16" if variant == "bf16" else "float32",
     )
 
-    def shaped(X: np.ndarray) -> np.ndarray:
-        return X.reshape(-1, 1, 28, 28) if name == "W4" else X
-
     model.after_epoch = lap
-    model.fit(shaped(X))
+    model.fit(X.reshape(-1, 1, 28, 28) if name == "W4" else X)
     calls = {
-        "encode": lambda X: model.transform(shaped(X)),
-        "reconstruct": lambda X: model.reconstruct(shaped(X)),
-        "score": lambda X: model.score_samples(shaped(X)),
+        "encode": model.transform,
+        "reconstruct": model.reconstruct,
+        "score": model.score_samples,
     }
     return Trained(sum(p.numel() for p in model.net_.parameters()), calls)

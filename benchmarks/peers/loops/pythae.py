@@ -86,4 +86,4 @@ def train(name: str, X: np.ndarray, epochs: int, threads: int, lap: Lap, variant
         return torch.cat([model.eval().embed(part) for part in parts]).numpy()
 
     size = sum(p.numel() for p in model.parameters())
-    return Trained(size, {} if name == "W4" else {"encode": encode})
+    return Trained(size, {"encode": encode})

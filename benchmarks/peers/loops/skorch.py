@@ -49,4 +49,4 @@ def train(name: str, X: np.ndarray, epochs: int, threads: int, lap: Lap, variant
     )
     x = X.reshape(-1, 1, 28, 28) if name == "W4" else X
     model.fit(x, x)
-    return Trained(model.module_.size(), {"reconstruct": model.predict} if name == "W1" else {})
+    return Trained(model.module_.size(), {"reconstruct": model.predict})
