@@ -11,6 +11,7 @@ import torch
 from pandas.testing import assert_frame_equal
 
 import narrows
+from narrows.data.modalities import modality_of
 from narrows.data.samples import load
 
 TINY = {"latent_dim": 2, "epochs": 2, "batch_size": 32}
@@ -157,6 +158,30 @@ def test_a_read_only_memory_map_works(tmp_path, wine, reference):
     np.save(tmp_path / "wine.npy", wine)
     X = np.load(tmp_path / "wine.npy", mmap_mode="r")
     np.testing.assert_array_equal(narrows.VAE(hidden=(8,), **TINY).fit(X).transform(X), reference)
+
+
+@pytest.mark.parametrize("form", ["read-only", "backwards", "by columns"])
+def test_unscaled_tables_are_read_where_they_are(form, wine):
+    """In float32 nothing need be copied; what torch cannot share is, without a warning."""
+    X = wine.astype(np.float32)
+    forms = {"read-only": X.copy(), "backwards": X[::-1].copy()[::-1], "by columns": X.copy("F")}
+    forms["read-only"].flags.writeable = False
+    model = narrows.Autoencoder(hidden=(4,), scaling="none", validation=0.0, **TINY)
+    codes = model.fit(X.copy()).transform(X.copy())
+    np.testing.assert_array_equal(model.fit(forms[form]).transform(forms[form]), codes)
+    np.testing.assert_array_equal(forms[form], wine.astype(np.float32))
+
+
+def test_scaling_goes_there_and_back_in_blocks():
+    """More rows than one block, a constant column among them, against the formula."""
+    rng = np.random.default_rng(0)
+    X = np.insert(1e6 + rng.normal(size=(1000, 3)), 1, 7.0, axis=1)
+    table = modality_of(X, "table").learn(X, "standard")
+    kept = X[:, [0, 2, 3]]
+    x = table.encode(X).x
+    wanted = ((kept - kept.mean(0)) / kept.std(0)).astype(np.float32)
+    np.testing.assert_allclose(x, wanted, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(table.decode(x), X, rtol=2e-7)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int64, np.uint8, bool])

@@ -30,7 +30,8 @@ def repays(steps: int, parameters: int) -> bool:
 def compiling() -> Iterator[None]:
     """Set what the compiler needs for a step, around the whole loop: it would cost each step time.
 
-    The step takes gradients inside of its graph, and draws the noise that it draws eagerly.
+    The step takes gradients inside of its graph, and draws the noise that it draws eagerly. Shapes
+    are fixed, and not checked between the kernels of each step.
     """
     if not ABLE:
         yield
@@ -38,7 +39,9 @@ def compiling() -> Iterator[None]:
     import torch._dynamo.config as tracing  # here, because it takes seconds
     import torch._inductor.config as lowering
 
-    with tracing.patch(trace_autograd_ops=True), lowering.patch(fallback_random=True):
+    static = tracing.patch(assume_static_by_default=True, automatic_dynamic_shapes=False)
+    gradients = tracing.patch(trace_autograd_ops=True)
+    with static, gradients, lowering.patch(fallback_random=True, size_asserts=False):
         yield
 
 
@@ -63,7 +66,7 @@ class Graph:
         # Graphs are kept, and counted, by code object: this one is of this step alone.
         full.__code__ = full.__code__.replace()
         self.graph: Callable[[Batch], Terms] = torch.compile(  # type: ignore[call-overload]
-            full, fullgraph=True, dynamic=False, recompile_limit=1
+            full, fullgraph=True, recompile_limit=1
         )
 
     def __call__(self, batch: Batch) -> Terms:

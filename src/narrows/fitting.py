@@ -159,7 +159,9 @@ def sources(
             f"on, and batch_size is {model.batch_size}."
         )
     if modality is None:
-        known = known.learn(array[train], target_range(model, support)).counted(array, support)
+        known = known.learn(_taken(array, train), target_range(model, support)).counted(
+            array, support
+        )
         if known.condition is not None:
             learned = known.condition.learn(known.given(array, y), len(array), train)
             known = replace(known, condition=learned)
@@ -183,9 +185,9 @@ def _source(
     weight: Weights | None,
     rows: NDArray[np.intp],
 ) -> InMemory:
-    part = array[rows]
-    target = modality.target(part)
-    x, mask, lengths = modality.encode(part)
+    samples = _taken(array, rows)
+    target = modality.target(samples)
+    x, mask, lengths = modality.encode(samples)
     likelihood = likelihood_of(model, modality)
     unit = LIKELIHOODS[likelihood].support == "unit"
     if unit and not 0 <= x.min() <= x.max() <= 1 + 1e-6:
@@ -196,6 +198,11 @@ def _source(
     weights = None if weight is None else torch.from_numpy(weight)
     condition, known = (None if t is None else t[torch.from_numpy(rows)] for t in conditions)
     return InMemory(x, mask, weights, condition, known, target, lengths)
+
+
+def _taken(array: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[Any]:
+    """Return these rows, in ascending order; where they are all, the array itself."""
+    return array if len(rows) == len(array) else array[rows]
 
 
 def check_unit(model: "BaseAutoencoder", likelihood: str, x: Tensor) -> None:

@@ -44,7 +44,10 @@ def as_matrix(X: Any, owner: str, missing: bool) -> Array:
 
 def check_range(array: Array, where: str) -> None:
     """Refuse values beyond those of float32; NaN is none of them."""
-    if np.abs(array).max(initial=0, where=~np.isnan(array)) > np.finfo(np.float32).max:
+    most = np.finfo(np.float32).max
+    if array.dtype == np.float32:
+        return
+    if np.abs(array).max(initial=0, where=~np.isnan(array)) > most:
         raise DataError(
             f"{where} holds values too large for float32 (beyond 3.4e38, infinity). Rescale or "
             "clip them."
@@ -113,4 +116,4 @@ def as_tensor(x: NDArray[np.float32]) -> Tensor:
             "X contains values too large for float32 after scaling (infinity). Rescale or clip "
             "the columns concerned."
         )
-    return torch.from_numpy(x)
+    return torch.from_numpy(np.require(x, requirements=["C", "W"]))

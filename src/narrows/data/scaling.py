@@ -1,17 +1,20 @@
 """Scalings: the center and scale that put columns where a likelihood wants them."""
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Range", "fit_scaling", "log_counts"]
+__all__ = ["Range", "blocks", "fit_scaling", "log_counts", "scaled"]
 
 Array = NDArray[Any]
 Range = Literal["standard", "robust", "unit", "symmetric", "log", "none"]
 """Mean 0 and variance 1; median 0 and a normal's quartiles; [0, 1]; [-1, 1]; mean 0 and variance
 1 of the logs of counts; as given."""
 QUARTILES_OF_NORMAL = 1.349
+BLOCK = 256
+"""Rows that are scaled at once: float64 is wide, and few of them stay in the cache."""
 
 
 def log_counts(counts: Array) -> Array:
@@ -54,3 +57,23 @@ def fit_scaling(
             scale = np.maximum((high - low) / QUARTILES_OF_NORMAL, 0.3 * scale)
     scale = np.where(scale > 0, scale, 1.0)
     return tuple(np.asarray(center, float).tolist()), tuple(np.asarray(scale, float).tolist())
+
+
+def scaled(values: Array, center: tuple[float, ...], scale: tuple[float, ...]) -> Array:
+    """Return (values - center) / scale of ``(n, d)`` in float32; the values themselves if equal.
+
+    It is calculated in float64, so that no large center costs digits.
+    """
+    centers, scales = np.array(center), np.array(scale)
+    if not centers.any() and (scales == 1).all():
+        return values.astype(np.float32, copy=False)
+    x = np.empty(values.shape, np.float32)
+    for rows in blocks(len(x)):
+        x[rows] = (values[rows] - centers) / scales
+    return x
+
+
+def blocks(n: int) -> Iterator[slice]:
+    """Yield n rows in parts."""
+    for start in range(0, n, BLOCK):
+        yield slice(start, start + BLOCK)

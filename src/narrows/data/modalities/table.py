@@ -12,7 +12,7 @@ from narrows.data.arrays import as_matrix, as_tensor
 from narrows.data.conditions import Numbers
 from narrows.data.frames import check_names, dtype_names, is_frame, open_frame, to_frame, to_matrix
 from narrows.data.modalities.base import Array, Encoded, Modality
-from narrows.data.scaling import Range, fit_scaling, log_counts
+from narrows.data.scaling import Range, blocks, fit_scaling, log_counts, scaled
 from narrows.errors import DataError
 
 __all__ = ["Table"]
@@ -110,9 +110,7 @@ class Table(Modality):
         values = array if len(self.kept) == self.n_features else array[:, self.kept]
         observed = ~np.isnan(values)
         values = log_counts(values) if self.log else values
-        scaled = values - np.array(self.center)
-        scaled /= np.array(self.scale)
-        x = scaled.astype(np.float32)
+        x = scaled(values, self.center, self.scale)
         if observed.all():
             return Encoded(as_tensor(x))
         mask = observed.astype(np.float32)
@@ -120,7 +118,9 @@ class Table(Modality):
 
     def decode(self, x: Tensor, like: Any = None, condition: Tensor | None = None) -> Any:
         """Undo the scaling and put the constant and the given columns back."""
-        values = np.tile(np.array(self.constants), (len(x), 1))
+        framed = bool(self.frame) and (like is None or is_frame(like))
+        values = np.empty((len(x), self.n_features), np.float64 if framed else np.float32)
+        values[:] = self.constants
         if self._given_columns and isinstance(self.condition, Numbers):
             if like is not None:
                 given = self.read(like, "the model")[:, self._given_columns]
@@ -128,10 +128,12 @@ class Table(Modality):
                 center = torch.zeros(len(x), self.condition.width)
                 given = self.condition.units(center if condition is None else condition)
             values[:, self._given_columns] = given
-        varying = x.double().numpy() * np.array(self.scale) + np.array(self.center)
-        values[:, self.kept] = np.expm1(varying).clip(0) if self.log else varying
-        if not self.frame or not (like is None or is_frame(like)):
-            return values.astype(np.float32)
+        kept = slice(None) if len(self.kept) == self.n_features else list(self.kept)
+        for rows in blocks(len(x)):
+            varying = x[rows].double().numpy() * np.array(self.scale) + np.array(self.center)
+            values[rows, kept] = np.expm1(varying).clip(0) if self.log else varying
+        if not framed:
+            return values
         return to_frame(values, self.columns, self.dtypes, self.frame, like)
 
     def check(self) -> None:
