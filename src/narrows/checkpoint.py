@@ -189,6 +189,8 @@ class _Saver:
             if self.steps == self.seconds or self.due or training.over:
                 self.write()
             report(training)
+            if training.ending:  # so that it stays ended
+                self.write()
 
         self.training.after_step.append(self.after_step)
         if self.training.processes.count > 1:  # one that stopped would leave the others waiting
