@@ -139,6 +139,15 @@ def test_a_stopped_run_has_the_weights_of_its_best_epoch(digits):
     np.testing.assert_array_equal(model.transform(digits), shorter.transform(digits))
 
 
+@pytest.mark.parametrize("every", ["epoch", "1 h"])
+def test_a_run_that_a_callback_ended_is_saved_and_stays_ended(every, digits, tmp_path):
+    keep = {"checkpoint": tmp_path / "run", "checkpoint_every": every}
+    model = narrows.VAE(**SMALL).fit(digits, callbacks=[StopAfter(2)], **keep)
+    again = narrows.VAE(**SMALL).fit(digits, resume=True, **keep)
+    assert again.n_iter_ == model.n_iter_ == 2 < model.epochs
+    np.testing.assert_array_equal(again.transform(digits), model.transform(digits))
+
+
 @pytest.mark.parametrize("event", ["step", "epoch", "finish"])
 def test_a_callback_that_fails_is_named_and_dropped(event, digits):
     failing, diary = Failing(event), Diary()

@@ -6,7 +6,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -189,6 +189,8 @@ class _Saver:
             if self.steps == self.seconds or self.due or training.over:
                 self.write()
             report(training)
+            if training.ending:  # so that it stays ended
+                self.write()
 
         self.training.after_step.append(self.after_step)
         if self.training.processes.count > 1:  # one that stopped would leave the others waiting
@@ -218,13 +220,19 @@ class _Saver:
             self.write()
 
     def write(self) -> None:
-        """Write a checkpoint; where that fails, say so once, and let training go on."""
+        """Write a checkpoint; where that fails, say so once, and let training go on.
+
+        Several processes must go back from a state that is not sound alike, so this one, which
+        alone looks at it here, waits until all of them find out.
+        """
+        together = self.training.processes.count > 1
         try:
             if not self.ours():
                 raise FileError(
                     f"The folder {self.folder} has vanished, or is another one by now."
                 )
-            write(self.folder, self.training)
+            with suppress(NonFiniteError) if together else nullcontext():
+                write(self.folder, self.training)
             self.failing = False
         except FileError as error:
             if not self.failing:

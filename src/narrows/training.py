@@ -376,6 +376,7 @@ class Training:
             "history": list(self.history),
             "best": [self.best.loss, self.best.epoch],
             "compiled": self.compiled,
+            "ending": self.ending,
             "skipped": self.skipped,
             "retries": self.recovery.retries,
         }
@@ -391,6 +392,7 @@ class Training:
     def load(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Go back to a saved state, in place."""
         self.history, self.compiled = list(numbers["history"]), numbers["compiled"]
+        self.ending |= numbers["ending"]  # what was asked for since then is not forgotten
         self.epoch = len(self.history)
         log = numbers.get("log", {"step": 0})
         self.position, self.log = log["step"], Log(self, **log)
@@ -401,7 +403,7 @@ class Training:
         self.net.load_state_dict(parts["net"])
         for name, optimizer in self.optimizers.items():
             for key, value in optimizer.state().items():
-                value.copy_(parts[name][key])
+                value.copy_(parts[name].get(key, value))  # partial_fit may have got an ema since
         self.order = tensors["sampler"].cpu()
         self.sampler.set_state(self.order)
         torch.set_rng_state(tensors["noise"].cpu())
