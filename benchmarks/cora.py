@@ -2,7 +2,7 @@
 
 85 % of the edges are seen, 5 % are for choices, and 10 % are predicted beside as many pairs that
 are no edges; GCN 32 → 16, Adam at 0.01, 200 epochs, another split and another start for each of
-10 seeds. Features stay unscaled, and the weight of ARGA's critic was chosen by the 5 % of two other
+10 seeds. Features stay unscaled; the weight of ARGA's critic was chosen by the 5 % of two other
 splits.
 
     python benchmarks/cora.py

@@ -1,6 +1,6 @@
 """A sweep: VAEs of several betas, learning rates and seeds, trained together and compared.
 
-    python examples/sweep.py [--epochs 40]
+python examples/sweep.py [--epochs 40]
 """
 
 import argparse
