@@ -4,7 +4,7 @@ Errors and critics are measured on held-out images. A player has won where the c
 far from that of a critic that cannot tell (log 2 for each set of samples it sees). The model
 collapsed where a unit of the code is silent, or where its samples are more alike than the data.
 
-    python benchmarks/adversarial.py [aae factor vaegan] --images 3000 --epochs 15
+    python benchmarks/adversarial.py [aae factor vaegan] [--images 3000] [--epochs 15]
 """
 
 import argparse

@@ -5,7 +5,7 @@ the share of the codes that occur in the codes of the 10 000 test images, "perpl
 exponential of the entropy of their use; errors are of the test images, on the scale of 0 to 1.
 SimVQ needs steps: after 140 of them, of 128 images each, it used 58 % of its codes.
 
-    NARROWS_DATA=... python benchmarks/codebooks.py
+    python benchmarks/codebooks.py
 """
 
 import time

@@ -74,6 +74,15 @@ def test_the_page_on_data_runs():
     assert names["back"] == ["straits"]
 
 
+def test_the_page_on_training_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for block in blocks("docs/training.md"):
+        exec(block, names)
+    lines = (tmp_path / "history.jsonl").read_text().splitlines()
+    assert len(lines) == names["model"].n_iter_
+
+
 def test_the_page_on_lasting_runs_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {}

@@ -25,17 +25,19 @@ from narrows.density import CodePrior, Mixture
 from narrows.distributed import Processes, join, leads
 from narrows.errors import DataError, ParameterError
 from narrows.fields import choices, describe_type
-from narrows.fitting import FitOptions, check_options, check_shared, epochs, sources
+from narrows.fitting import FitOptions, check_continues, check_options, epochs, sources
 from narrows.metrics.health import Diagnosis, book_usage, diagnose, fit_of_prior
-from narrows.net import Move, Net, Player, Stage, Step, Terms, forms, outline
+from narrows.net import Move, Net, Player, Stage, Step, Terms
 from narrows.parts.generation import Plan
 from narrows.parts.latents import DiagonalGaussian, Distribution, Latent
 from narrows.parts.principal import start_path
+from narrows.persistence import restored, state_of
+from narrows.plan import check_shared
 from narrows.progress import displays
 from narrows.runtime import choose_threads, products, resolve_device, seeded, threads
 from narrows.settings import Settings
-from narrows.storage import load_model, save_model, versions
-from narrows.training import Training, group
+from narrows.storage import load_model, save_model
+from narrows.training import Training
 
 __all__ = ["MODELS", "BaseAutoencoder", "load", "register"]
 
@@ -370,58 +372,12 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return all that was learned, as JSON data and tensors by name."""
-        config = {
-            "class": type(self).__name__,
-            "fields": self._fitted_fields,
-            "modality": self.modality_.state(),
-            "versions": versions(),
-            "metrics": self.history_[-1],
-            "history": self.history_,
-        }
-        tensors = {f"net.{k}": v for k, v in self.net_.state_dict().items()}
-        tensors["codes"] = torch.from_numpy(self.codes_)
-        if self.unit_kl_ is not None:
-            tensors["unit_kl"] = torch.from_numpy(self.unit_kl_)
-        if isinstance(density := self.__dict__.get("_density"), CodePrior):
-            tensors |= {f"density.{k}": v for k, v in density.state_dict().items()}
-        return config, tensors
+        return state_of(self)
 
     @classmethod
     def restore(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """Return the estimator whose `state` this is."""
-        fields: dict[str, Any] = config["fields"]
-        model: Self = cls().set_params(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        )
-        model.check_parameters()
-        modality = Modality.restore(config["modality"])
-        density = group(dict(tensors), "density")
-        with torch.device("meta"):  # compare the forms before any memory is taken
-            wanted = model.build(modality)
-            prior = CodePrior(*density["counts"].shape).state_dict() if density else {}
-        units = torch.empty(int(np.prod(wanted.latent.code_shape)))
-        kept = torch.empty(len(wanted.latent.books), dtype=torch.int32)
-        expected = {f"net.{k}": v for k, v in wanted.state_dict().items()}
-        expected |= {f"density.{k}": v for k, v in prior.items()}
-        expected["codes"] = (kept if len(kept) else units).expand(len(tensors["codes"]), -1)
-        if "unit_kl" in tensors:
-            expected["unit_kl"] = units
-        if forms(expected) != forms(tensors):
-            raise DataError("its weights are not those of the net that its fields describe.")
-        with seeded(0, torch.device("cpu")):
-            net = model.build(modality)
-        net.load_state_dict({k: tensors[f"net.{k}"] for k in net.state_dict()})
-        model._learned(
-            model.fields(),
-            modality,
-            net.eval(),
-            history=[dict(row) for row in config["history"]],
-            codes=tensors["codes"].numpy(),
-            unit_kl=tensors["unit_kl"].numpy() if "unit_kl" in tensors else None,
-        )
-        if density:
-            model._density = CodePrior.restore(density)
-        return model
+        return restored(cls, config, tensors)
 
     # -- behind the scenes ---------------------------------------------------------------------
 
@@ -455,18 +411,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
             start_latent(self.net_, source)
             start_lengths(self.net_, source)
         else:
-            with torch.device("meta"):
-                wanted = self.build(self.modality_)
-            fitted, now = self._fitted_fields, self.fields()
-            read = {"modality", "scaling"} | read_by(type(known))
-            data = any(fitted[name] != now[name] for name in read)
-            if data or outline(wanted) != outline(self.net_):
-                changed = ", ".join(name for name in now if now[name] != fitted[name])
-                raise ParameterError(
-                    f"{type(self).__name__} cannot go on training: since it was fitted, its "
-                    f"fields were changed ({changed}) and describe another net. Set them back, or "
-                    "fit anew with warm_start=False."
-                )
+            check_continues(self)
         self.net_.to(device)
         source, held = source.to(device), held and held.to(device)
         for part in (source, held):

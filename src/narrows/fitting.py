@@ -13,11 +13,12 @@ from torch import Tensor
 from narrows.assembly import likelihood_of
 from narrows.callbacks import Callback, check_callbacks
 from narrows.data.graphs import Graphs
-from narrows.data.modalities import Graph, Modality
+from narrows.data.modalities import Graph, Modality, read_by
 from narrows.data.scaling import Range
 from narrows.data.sources import InMemory
 from narrows.errors import DataError, ParameterError, nearest
 from narrows.fields import UnknownParameterError
+from narrows.net import outline
 from narrows.parts.likelihoods import LIKELIHOODS
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FitOptions",
+    "check_continues",
     "check_options",
-    "check_shared",
     "epochs",
     "sources",
 ]
@@ -82,26 +83,23 @@ def check_options(options: FitOptions) -> None:
         raise ParameterError("checkpoint_every needs checkpoint=, the folder to write to.")
 
 
-def check_shared(model: "BaseAutoencoder") -> None:
-    """Refuse what several processes cannot train together.
+def check_continues(model: "BaseAutoencoder") -> None:
+    """Refuse to train a fitted net on where the fields now describe another one.
 
     Raises:
-        ParameterError: the samples hang together, or a whole step shall be one graph.
+        ParameterError: they do; it names those that changed.
     """
-    if isinstance(model.modality_, Graph):
+    with torch.device("meta"):
+        wanted = model.build(model.modality_)
+    fitted, now = model._fitted_fields, model.fields()
+    read = {"modality", "scaling"} | read_by(type(model.modality_))
+    data = any(fitted[name] != now[name] for name in read)
+    if data or outline(wanted) != outline(model.net_):
+        changed = ", ".join(name for name in now if now[name] != fitted[name])
         raise ParameterError(
-            "strategy='ddp' shares the samples of a batch between processes, and the nodes of "
-            "graphs hang together. Leave it at None."
-        )
-    if model.compile is True:
-        raise ParameterError(
-            "compile=True makes one graph of a step, in which processes could exchange nothing. "
-            "Leave it at 'auto' with strategy='ddp'."
-        )
-    if model.gradient_checkpointing:
-        raise ParameterError(
-            "gradient_checkpointing=True runs layers again, alone, which shares no batch between "
-            "processes. Leave it at False with strategy='ddp'."
+            f"{type(model).__name__} cannot go on training: since it was fitted, its "
+            f"fields were changed ({changed}) and describe another net. Set them back, or "
+            "fit anew with warm_start=False."
         )
 
 

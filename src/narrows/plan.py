@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from narrows.data.modalities import Graph
 from narrows.data.sources import InMemory
 from narrows.errors import ParameterError
 from narrows.parts.networks import Chain
@@ -13,7 +14,7 @@ from narrows.runtime import cuda_devices
 if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
 
-__all__ = ["begin_plan"]
+__all__ = ["begin_plan", "check_shared"]
 
 
 def begin_plan(model: "BaseAutoencoder", source: InMemory) -> None:
@@ -47,6 +48,29 @@ def begin_plan(model: "BaseAutoencoder", source: InMemory) -> None:
         chain.recomputes = model.gradient_checkpointing
     if model.precision == "float16":
         refuse_missing_halves(model, source)
+
+
+def check_shared(model: "BaseAutoencoder") -> None:
+    """Refuse what several processes cannot train together.
+
+    Raises:
+        ParameterError: samples hang together, or a field makes a step that cannot be shared.
+    """
+    if isinstance(model.modality_, Graph):
+        raise ParameterError(
+            "strategy='ddp' shares the samples of a batch between processes, and the nodes of "
+            "graphs hang together. Leave it at None."
+        )
+    if model.compile is True:
+        raise ParameterError(
+            "compile=True makes one graph of a step, in which processes could exchange nothing. "
+            "Leave it at 'auto' with strategy='ddp'."
+        )
+    if model.gradient_checkpointing:
+        raise ParameterError(
+            "gradient_checkpointing=True runs layers again, alone, which shares no batch between "
+            "processes. Leave it at False with strategy='ddp'."
+        )
 
 
 def refuse_missing_halves(model: "BaseAutoencoder", source: InMemory) -> None:

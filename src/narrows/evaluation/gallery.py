@@ -11,7 +11,7 @@ from narrows.base import BaseAutoencoder
 from narrows.data.files import Dataset
 from narrows.data.modalities import Grid, Series, Table
 from narrows.errors import ContextError
-from narrows.evaluation.charts import heat, histogram, strip
+from narrows.evaluation.columns import VALUES, Columns
 from narrows.evaluation.evaluate import Evaluation, Examples, take
 from narrows.evaluation.latent_map import Groups, View, label_text, latent_map, view_of
 from narrows.evaluation.markup import Markup, broken, number, percent, plural, tag
@@ -37,10 +37,6 @@ STEPS = 9
 """Samples on the way from one to another."""
 UNITS = 8
 """Units of the code whose effect is shown."""
-VALUES = 8
-"""Columns of a row that are shown."""
-HISTOGRAMS = 6
-"""Columns whose distribution is shown."""
 STRINGS = 24
 """New strings that are shown."""
 SERIES = 6
@@ -107,17 +103,9 @@ class Gallery:
         return list(names) or [f"column {i}" for i in range(self.model.modality_.n_features)]
 
     @cached_property
-    def spread(self) -> tuple[Array, Array, Array, Array]:
-        """Low, high, mean and standard deviation of each column; finite everywhere."""
-        seen = ~np.isnan(self.values)
-        few = np.maximum(seen.sum(0), 1)
-        filled = np.where(seen, self.values, 0.0)
-        mean = filled.sum(0) / few
-        deviation = np.sqrt((np.where(seen, self.values - mean, 0.0) ** 2).sum(0) / few)
-        low = np.where(seen, self.values, np.inf).min(0)
-        high = np.where(seen, self.values, -np.inf).max(0)
-        low, high = np.where(np.isfinite(low), low, 0.0), np.where(np.isfinite(high), high, 1.0)
-        return low, np.where(high > low, high, low + 1), mean, np.where(deviation, deviation, 1.0)
+    def by_column(self) -> Columns:
+        """The samples of a table by their columns."""
+        return Columns(self.columns, self.values)
 
     @cached_property
     def decodes(self) -> bool:
@@ -169,7 +157,10 @@ class Gallery:
             note += " Grey: the original. Blue: the model. Orange: PCA. Errors are in the model's "
             note += "units, where a channel's spread is about 1."
         else:
-            body = [self._values(key, some) for key, some in self.evaluation.examples.items()]
+            body = [
+                self.by_column.beside(key, some, self.label)
+                for key, some in self.evaluation.examples.items()
+            ]
             note += f" Of each row, the {min(VALUES, len(self.columns))} columns furthest off."
             note += " Errors are in the model's units, where a column's spread is about 1."
         return section(
@@ -292,43 +283,6 @@ class Gallery:
         codes = self.evaluation.center + view.grid(columns, rows) @ self.evaluation.axes
         return sheet(self._draw(codes), columns, gap=1).source
 
-    # -- rows of tables --------------------------------------------------------------------
-
-    def _values(self, title: str, some: Examples) -> Markup:
-        """Compare the first of the samples column by column."""
-        low, high, _, deviation = self.spread
-        original, model, pca = some.original[0], some.model[0], some.pca[0]
-        off = np.fmax(np.abs(model - original), np.abs(pca - original)) / deviation
-        order = np.argsort(-np.nan_to_num(off, nan=-1.0), kind="stable")[:VALUES]
-        rows = []
-        for i in sorted(order.tolist()):
-            trio = [("original", original[i]), ("model", model[i]), ("pca", pca[i])]
-            texts = [f"{kind} {number(float(value), 3)}" for kind, value in trio]
-            drawn = strip(
-                [(kind, float(value)) for kind, value in reversed(trio)],
-                float(low[i]),
-                float(high[i]),
-                f"{self.columns[i]}: {', '.join(texts)}",
-            )
-            cells = [
-                tag("td", number(float(value), 3), class_=f"num {kind}") for kind, value in trio
-            ]
-            rows.append(tag("tr", tag("th", self.columns[i], scope="rowgroup", colspan=4)))
-            rows.append(tag("tr", tag("td", drawn), cells))
-        heads = {None: "in the column’s range", "original": "original"}
-        heads |= {"model": "model", "pca": "PCA"}
-        head = tag("tr", [tag("td", text, class_=key) for key, text in heads.items()])
-        errors = " · ".join(
-            f"{kind} {number(float(some.errors[key][0]), 3)}"
-            for key, kind in (("model", "error"), ("pca", "PCA’s"))
-        )
-        caption = tag(
-            "caption",
-            title.capitalize(),
-            tag("small", f"{self.label(int(some.rows[0]))} · {errors}"),
-        )
-        return tag("table", caption, tag("thead", head), tag("tbody", rows), class_="values")
-
     def _facts(self) -> list[list[str]] | None:
         if self.text:
             shown = take(self.dataset.X, self.evaluation.rows)
@@ -361,7 +315,9 @@ class Gallery:
             return figure(charts, f"{SERIES} series that never were", text)
         noise = not isinstance(self.model.net_.likelihood, Bernoulli)
         drawn = self.read(self.model.sample(ROWS_DRAWN, noise=noise))
-        return self._histograms(drawn, f"{source}, decoded{' with noise' if noise else ''}")
+        return self.by_column.histograms(
+            drawn, f"{source}, decoded{' with noise' if noise else ''}"
+        )
 
     def _drawn(self, source: str, density: bool | None = None) -> Markup:
         count = min(DRAWN, self.budget // 10 * 10)
@@ -369,43 +325,6 @@ class Gallery:
         mosaic = self._mosaic(pixels, 10, f"{count} new pictures by {self.name}")
         kind = "volumes" if self._cuts else "pictures"
         return figure(mosaic, f"{count} {kind} that never were", f": {source}, decoded.")
-
-    def _histograms(self, drawn: Array, source: str) -> Markup:
-        """Compare columns: those whose distribution is met best, and those met worst."""
-        low, high, _, _ = self.spread
-        real = [column[np.isfinite(column)] for column in self.values.T]
-        found = [
-            (_distance(column, drawn[:, i]), i)
-            for i, column in enumerate(real)
-            if len(column) and high[i] > low[i] and np.isfinite(drawn[:, i]).all()
-        ]
-        found.sort()
-        half = HISTOGRAMS // 2
-        shown = found if len(found) <= HISTOGRAMS else found[:half] + found[-half:]
-        charts = [
-            figure(
-                histogram(
-                    [("real", real[i]), ("model", drawn[:, i])],
-                    float(low[i]),
-                    float(high[i]),
-                    20,
-                    f"{self.columns[i]}: real and sampled rows",
-                ),
-                self.columns[i],
-                key=f"distance {number(distance, 2)}",
-            )
-            for distance, i in shown
-        ]
-        which = ""
-        if len(shown) < len(found):
-            which = f" The {half} columns met best and the {half} met worst, of {len(found)}."
-        text = (
-            f"{number(ROWS_DRAWN)} rows that never were: {source}.{which} The distance is "
-            "Kolmogorov and Smirnov's: 0 for equal distributions, 1 for ones that do not touch."
-        )
-        key = [tag("span", "real", class_="dot real"), tag("span", "sampled", class_="dot model")]
-        note = tag("p", tag("span", key, class_="key"), text, class_="note")
-        return Markup(note + tag("div", charts, class_="columns three"))
 
     def _passage(self) -> Markup | None:
         """Return the way between the codes of two scored samples that are far apart."""
@@ -424,7 +343,7 @@ class Gallery:
             return figure(drawn_series(self._standard(way), self.columns, steps), title, text)
         between = self.read(way)
         if not self.image:
-            return figure(self._passage_table(between), title, text)
+            return figure(self.by_column.passage(between), title, text)
         ends = [self.ink.draw(self.read(end), 64) for end in (a, b)]
         pixels = np.concatenate([ends[0], self.ink.draw(between, 64), ends[1]])
         mosaic = self._mosaic(pixels, STEPS + 2, f"Interpolation from {names[0]} to {names[1]}")
@@ -443,29 +362,3 @@ class Gallery:
         np.fill_diagonal(apart, -1)
         first, second = np.unravel_index(int(apart.argmax()), apart.shape)
         return int(rows[first]), int(rows[second])
-
-    def _passage_table(self, between: Array) -> Markup:
-        """Draw each column along the way, in standard deviations from its mean."""
-        _, _, mean, deviation = self.spread
-        z = (between - mean) / deviation
-        order = np.argsort(-np.nan_to_num(np.ptp(z, axis=0)), kind="stable")[: VALUES + 4]
-        items = [
-            tag(
-                "li",
-                tag("span", self.columns[i], class_="what"),
-                tag("span", number(float(between[0, i]), 3), class_="num"),
-                heat(z[:, i], f"{self.columns[i]} along the way"),
-                tag("span", number(float(between[-1, i]), 3), class_="num"),
-            )
-            for i in order.tolist()
-        ]
-        text = "Below a column's mean blue, above it orange; deeper is further away."
-        return tag("div", tag("p", text, class_="note"), tag("ol", items, class_="passage"))
-
-
-def _distance(a: Array, b: Array) -> float:
-    """Return Kolmogorov and Smirnov's distance: the greatest between two distributions."""
-    a, b = np.sort(a), np.sort(b)
-    at = np.concatenate([a, b])
-    below = [np.searchsorted(values, at, side="right") / len(values) for values in (a, b)]
-    return float(np.abs(below[0] - below[1]).max())
