@@ -1,6 +1,7 @@
 """What the tests share: real data cut small, a quiet and fast way to fit, and a clean registry."""
 
 import os
+import signal
 
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # before SciPy: scikit-learn then checks array API
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,6 +18,14 @@ import narrows
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _interruptible():
+    """Hear SIGINT, which a shell lets its background jobs ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)

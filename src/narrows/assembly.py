@@ -157,7 +157,8 @@ def _call(
     **given: Any,
 ) -> Any:
     """Call a registered part with those of the model's fields that its signature names."""
-    return registry[name](**options_of(model, registry, kind, name, **given))
+    options = options_of(model, registry, kind, name, **given)  # it refuses an unknown name
+    return registry[name](**options)
 
 
 def options_of(
