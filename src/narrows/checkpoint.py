@@ -6,7 +6,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -220,13 +220,19 @@ class _Saver:
             self.write()
 
     def write(self) -> None:
-        """Write a checkpoint; where that fails, say so once, and let training go on."""
+        """Write a checkpoint; where that fails, say so once, and let training go on.
+
+        Several processes must go back from a state that is not sound alike, so this one, which
+        alone looks at it here, waits until all of them find out.
+        """
+        together = self.training.processes.count > 1
         try:
             if not self.ours():
                 raise FileError(
                     f"The folder {self.folder} has vanished, or is another one by now."
                 )
-            write(self.folder, self.training)
+            with suppress(NonFiniteError) if together else nullcontext():
+                write(self.folder, self.training)
             self.failing = False
         except FileError as error:
             if not self.failing:

@@ -1,6 +1,7 @@
 """A loss, a gradient or a weight that is not finite: back to the last good state, then on."""
 
 import signal
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 import narrows
 from narrows import checkpoint
+from narrows.distributed import Processes
 from narrows.errors import NonFiniteError
 from narrows.recovery import RETRIES
 from narrows.storage import unpack
@@ -121,6 +123,18 @@ def test_what_is_on_disk_is_always_finite(what, run, spoil, monkeypatch, tmp_pat
         run.fit(tmp_path, checkpoint_every=1)
     assert len(seen) == 12 + RETRIES * 7
     assert seen[-1] == "epoch-000002-step-000002"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_of_several_processes_the_one_that_saves_does_not_go_back_alone(count, run, tmp_path):
+    device = torch.device("cpu")
+    training = run.model._begin(run.data, device, seed=0)
+    with checkpoint.kept(training, tmp_path, (1, 1), resume_run=False) as train:
+        training.processes = Processes(device, 0, count)
+        next(training.net.parameters()).data[0, 0] = torch.nan
+        with nullcontext() if count > 1 else pytest.raises(NonFiniteError):
+            train.__self__.write()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_in_which_nothing_moves_stops():
