@@ -403,7 +403,7 @@ class Training:
         self.net.load_state_dict(parts["net"])
         for name, optimizer in self.optimizers.items():
             for key, value in optimizer.state().items():
-                value.copy_(parts[name][key])
+                value.copy_(parts[name].get(key, value))  # partial_fit may have got an ema since
         self.order = tensors["sampler"].cpu()
         self.sampler.set_state(self.order)
         torch.set_rng_state(tensors["noise"].cpu())
