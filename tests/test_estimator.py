@@ -191,11 +191,13 @@ def test_partial_fit_takes_weights(digits):
 
 
 def test_partial_fit_goes_on_under_other_fields_of_the_optimizer(digits):
-    model = narrows.Autoencoder(**SMALL, batch_size=256).partial_fit(digits)
+    model = narrows.Autoencoder(**SMALL).partial_fit(digits)
     other = {"ema": 0.9, "precision": "float16"}
     model.set_params(**other).partial_fit(digits)
     assert model.n_iter_ == 2
-    assert {"scale", "average.encoder.1.weight"} <= {k.partition(".")[2] for k in model._partial[0]}
+    assert {"scale", "average.encoder.1.weight"} <= {
+        k.partition(".")[2] for k in model._partial[0]
+    }
 
 
 def test_partial_fit_lowers_the_loss_from_call_to_call(digits):

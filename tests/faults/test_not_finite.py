@@ -127,12 +127,13 @@ def test_what_is_on_disk_is_always_finite(what, run, spoil, monkeypatch, tmp_pat
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_of_several_processes_the_one_that_saves_does_not_go_back_alone(count, run, tmp_path):
-    run.processes = Processes(run.device, 0, count)
-    next(run.net.parameters()).data[0, 0] = torch.nan
-    with checkpoint.kept(run, tmp_path, (1, 1), resume_run=False) as train:
-        saver = train.__self__
+    device = torch.device("cpu")
+    training = run.model._begin(run.data, device, seed=0)
+    with checkpoint.kept(training, tmp_path, (1, 1), resume_run=False) as train:
+        training.processes = Processes(device, 0, count)
+        next(training.net.parameters()).data[0, 0] = torch.nan
         with nullcontext() if count > 1 else pytest.raises(NonFiniteError):
-            saver.write()
+            train.__self__.write()
     assert not list(tmp_path.iterdir())
 
 
