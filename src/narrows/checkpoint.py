@@ -189,7 +189,7 @@ class _Saver:
             if self.steps == self.seconds or self.due or training.over:
                 self.write()
             report(training)
-            if training.ending:  # so that it stays ended
+            if training.ending:  # a callback ended the run: this was the last epoch
                 self.write()
 
         self.training.after_step.append(self.after_step)

@@ -376,7 +376,6 @@ class Training:
             "history": list(self.history),
             "best": [self.best.loss, self.best.epoch],
             "compiled": self.compiled,
-            "ending": self.ending,
             "skipped": self.skipped,
             "retries": self.recovery.retries,
         }
@@ -392,7 +391,6 @@ class Training:
     def load(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Go back to a saved state, in place."""
         self.history, self.compiled = list(numbers["history"]), numbers["compiled"]
-        self.ending |= numbers["ending"]  # what was asked for since then is not forgotten
         self.epoch = len(self.history)
         log = numbers.get("log", {"step": 0})
         self.position, self.log = log["step"], Log(self, **log)
