@@ -53,7 +53,7 @@ def trained(case, **options):
         return found
 
     def noting_gradients(self, found):
-        gradients.setdefault(id(self), torch.cat([g.flatten() for g in found]).clone())
+        gradients.setdefault(self, torch.cat([g.flatten() for g in found]).clone())
         update(self, found)
 
     epochs = 3 if case.startswith("Stacked") else 1
