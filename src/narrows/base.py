@@ -147,7 +147,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         ]
         if name not in choices(own) and 0 < len(owners) <= FEW:
             raise ParameterError(
-                f"architecture='{name}' is for {' and '.join(owners)} alone, whose nets are made "
+                f"architecture='{name}' is for {', '.join(owners)} alone, whose nets are made "
                 f"for it; that of {type(self).__name__} must be {describe_type(own)}."
             )
         super().check_parameters()
