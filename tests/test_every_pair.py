@@ -42,7 +42,7 @@ def test_a_pair_works_or_says_why_not(form, architecture, tmp_path):
     fields = {"architecture": architecture, "modality": form, "hidden": hidden, "latent_dim": 2}
     model = narrows.VAE(**fields, epochs=1, verbose=0)
     if architecture not in TAKES[form]:
-        with pytest.raises((ParameterError, DataError), match="needs|is for"):
+        with pytest.raises((ParameterError, DataError), match=r"needs|is for"):
             model.fit(X)
         return
     codes = model.fit(X).transform(X)
