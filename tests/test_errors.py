@@ -403,7 +403,7 @@ OTHER_PARAMETERS = [
     (narrows.ContractiveAutoencoder, {"jacobian": "full"}, "'hutchinson', 'exact'. Got 'full'"),
     (narrows.LinearAutoencoder, {"architecture": "mlp"}, "'linear'. Got 'mlp'"),
     (narrows.VAE, {"architecture": "unet"}, "architecture='unet' is for UNetAutoencoder alone"),
-    (narrows.Autoencoder, {"architecture": "gcn"}, "for GraphAutoencoder and .* must be one of"),
+    (narrows.Autoencoder, {"architecture": "gcn"}, "for GraphAutoencoder, .* must be one of"),
     (narrows.ComposedAutoencoder, {"code": "gausian"}, r"Did you mean 'gaussian'\?"),
     (narrows.ComposedAutoencoder, {"code_options": {"size": 3}}, "code_options do not fit .*size"),
     (narrows.ComposedAutoencoder, {"code_options": 3}, "a dict .* or None. Got 3"),
