@@ -10,7 +10,9 @@ from scipy.sparse import csr_array
 
 import narrows
 from narrows import compiled
+from narrows.callbacks import Callback
 from narrows.data.sources import InMemory
+from narrows.errors import ParameterError
 from narrows.training import Training
 
 SMALL = {"latent_dim": 2, "hidden": (8,), "epochs": 3, "batch_size": 32, "validation": 0.0}
@@ -27,10 +29,10 @@ def calls(monkeypatch):
     """How many steps went through a graph."""
     seen, call = [], compiled.Graph.__call__
 
-    def counting(self, batch):
-        terms = call(self, batch)
-        seen.append(len(batch))
-        return terms
+    def counting(self, rows, dials):
+        made = call(self, rows, dials)
+        seen.extend(len(part) for part in rows.chunk(len(dials)))
+        return made
 
     monkeypatch.setattr(compiled.Graph, "__call__", counting)
     return seen
@@ -91,6 +93,18 @@ def test_a_compiled_run_is_the_eager_run_to_rounding(name, options, data, calls)
     full = len(data[0][: 64 if options.get("validation") else 80]) // 32
     assert calls == [32] * 3 * full  # a last batch that is not full runs eagerly
     assert_close(graph, fitted(cls, data, compile=False, **options))
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_graph_of_several_steps_is_the_eager_run_to_rounding(data, calls):
+    """Rates, schedules and noise are those of each step; the statistics are of other ones."""
+    options = {"batch_size": 16, "warmup": 0.5, "kl_schedule": "linear", "dropout": 0.2}
+    graph = fitted(narrows.VAE, data, compile=True, steps_per_execution=2, **options)
+    assert calls == [16] * 3 * 4  # of five full batches one is left over
+    eager = fitted(narrows.VAE, data, compile=False, **options)
+    for row in graph.history_ + eager.history_:
+        del row["mse"]
+    assert_close(graph, eager)
 
 
 @pytest.mark.usefixtures("traced")
@@ -227,6 +241,24 @@ def test_auto_decides_by_steps_and_parameters(data):
     assert run(data, 1, compile=True).compiled
 
 
+def test_auto_takes_several_steps_at_a_time_where_a_run_is_very_long():
+    assert compiled.unrolled(10**7, 625) == compiled.STEPS > 1
+    assert compiled.unrolled(10**5, 625) == 1  # too few to repay so large a graph
+    assert compiled.unrolled(10**7, 10) == 1  # a large share of an epoch would be left over
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"compile": False, "steps_per_execution": 2}, "no effect with compile=False"),
+        ({"steps_per_execution": 3}, "is more than the 2 full batches of an epoch"),
+    ],
+)
+def test_steps_that_no_graph_could_take_at_a_time_are_refused(options, words, data):
+    with pytest.raises(ParameterError, match=words):
+        fitted(narrows.VAE, data, **options)
+
+
 def test_the_decision_is_of_the_checkpoint(data):
     stored, other = run(data, 2, compile=True), run(data, 2, compile=False)
     other.load(*stored.snapshot())
@@ -268,6 +300,27 @@ def assert_resumes(cls, data, folder, monkeypatch, **options):
 def test_a_traced_run_resumes_bit_for_bit(data, tmp_path, monkeypatch, calls):
     assert_resumes(narrows.VAE, data, tmp_path, monkeypatch, epochs=4)
     assert len(calls) == 2 * (4 + 2 + 2)
+
+
+class _Ending(Callback):
+    """Kills a run within its second epoch."""
+
+    def step(self, training, terms):
+        if (training.epoch, training.position) == (1, 4):
+            raise _Stop
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("together", [1, 2])
+def test_a_traced_run_resumes_within_an_epoch_bit_for_bit(together, data, tmp_path, calls):
+    options = {"batch_size": 16, "dropout": 0.2, "steps_per_execution": together, "compile": True}
+    whole = fitted(narrows.VAE, data, **options)
+    made = len(calls)
+    model = narrows.VAE(**SMALL | options)
+    with pytest.raises(_Stop):
+        model.fit(*data, checkpoint=tmp_path, checkpoint_every=1, callbacks=[_Ending()])
+    assert_equal(whole, model.fit(*data, checkpoint=tmp_path, resume=True))
+    assert len(calls) == 2 * made + together  # the last ones, killed before they were saved
 
 
 @pytest.mark.slow

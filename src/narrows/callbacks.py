@@ -20,8 +20,9 @@ class Callback:
     """Looks on while a model trains; a subclass overrides what it needs.
 
     `training` is the run: its `model`, how many epochs of how many are over (`epoch`, `epochs`),
-    and their `history`. `training.end_after_epoch()` lets the epoch that runs be the last one; to
-    resume such a run goes on from there.
+    their `history`, and how many steps of the next one are made (`position`).
+    `training.end_after_epoch()` lets the epoch that runs be the last one; to resume such a run
+    goes on from there.
 
     What `start` raises ends `fit` before it trained. A callback that fails later is called no
     more: a warning says which and why, and the model trains on.

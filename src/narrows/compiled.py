@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Generic, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
-from narrows.data.sources import Batch
-from narrows.net import Terms
+__all__ = ["Graph", "GraphError", "compiling", "repays", "unrolled"]
 
-__all__ = ["Graph", "GraphError", "compiling", "repays"]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 ABLE = torch.__version__ >= "2.13"
 """Whether this torch can put gradients into a graph, and count graphs by themselves."""
@@ -18,12 +21,29 @@ MAKING = 30.0
 """Seconds that making a graph takes."""
 
 
+STEPS = 8
+"""Steps that a graph makes at once, in a run that is long enough."""
+CALL = 1e-4
+"""Seconds that the call of a graph takes beside its steps, at the least."""
+
+
 def repays(steps: int, parameters: int) -> bool:
     """Return whether so many steps on so many parameter tensors repay a graph.
 
     Never a stopwatch: eager and compiled steps round differently, and a run must be repeatable.
     """
     return ABLE and steps * parameters * SAVED > MAKING
+
+
+def unrolled(steps: int, batches: int) -> int:
+    """Return how many steps one graph makes: more than one where their making is repaid too.
+
+    Args:
+        steps: of the run.
+        batches: full ones of an epoch, of which those left over would be made eagerly.
+    """
+    long = steps * CALL > STEPS * MAKING and batches >= STEPS**2
+    return STEPS if long else 1
 
 
 @contextmanager
@@ -49,37 +69,43 @@ class GraphError(RuntimeError):
     """A step cannot be one graph; it changed nothing."""
 
 
-class Graph:
-    """A training step as one graph, for batches of one size; made at the first call.
+class Graph(Generic[P, T]):
+    """Training steps as one graph, for batches of one size; made at the first call.
 
     Args:
-        step: the step, of a batch and whether to add the statistics: a graph always adds them.
+        steps: takes tensors, and returns tensors in lists and dicts.
+        device: where they are. A GPU is told of the whole graph at once, not of each kernel.
     """
 
-    def __init__(self, step: Callable[[Batch, bool], Terms]) -> None:
+    def __init__(self, steps: Callable[P, T], device: torch.device) -> None:
         if not ABLE:
             raise GraphError("it takes torch 2.13 or later")
 
-        def full(batch: Batch) -> Terms:
-            return step(batch, True)
+        def full(*inputs: P.args, **named: P.kwargs) -> T:
+            return steps(*inputs, **named)
 
-        # Graphs are kept, and counted, by code object: this one is of this step alone.
+        # Graphs are kept, and counted, by code object: this one is of these steps alone.
         full.__code__ = full.__code__.replace()
-        self.graph: Callable[[Batch], Terms] = torch.compile(  # type: ignore[call-overload]
-            full, fullgraph=True, recompile_limit=1
+        self.replays = device.type == "cuda"
+        mode = "reduce-overhead" if self.replays else None
+        self.graph: Callable[P, T] = torch.compile(  # type: ignore[call-overload]
+            full, fullgraph=True, recompile_limit=1, mode=mode
         )
 
-    def __call__(self, batch: Batch) -> Terms:
-        """Make a step; return its terms.
+    def __call__(self, *inputs: P.args, **named: P.kwargs) -> T:
+        """Make the steps; return what they return.
 
         Raises:
-            GraphError: it cannot be traced or compiled, or would need another graph by now.
+            GraphError: they cannot be traced or compiled, or would need another graph by now.
         """
         from torch._dynamo import exc  # torch.compile has imported it
 
         try:
-            return self.graph(batch)
+            made = self.graph(*inputs, **named)
         except exc.FailOnRecompileLimitHit as error:
             raise GraphError("a number that is no tensor changed, and is part of it") from error
         except exc.TorchDynamoException as error:
             raise GraphError(str(error).strip().partition("\n")[0].rstrip(".")) from error
+        if self.replays:  # the next replay would write over it
+            made = tree_map_only(Tensor, Tensor.clone, made)
+        return made

@@ -1,13 +1,12 @@
 """The log of an epoch: sums of named terms, which stop at a value that is not finite."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from narrows.data.sources import Batch
 from narrows.errors import NonFiniteError
 from narrows.net import Terms
 
@@ -38,8 +37,8 @@ class Log:
         self.sums = dict(sums or {})
         self.pending: dict[str, list[tuple[Tensor, int, int]]] = {}
 
-    def add(self, terms: Terms, batch: Batch) -> None:
-        """Note the terms of one batch."""
+    def add(self, terms: Terms, batch: Sized) -> None:
+        """Note the terms of one batch of so many samples."""
         self.step += 1
         count = len(batch)
         for name, value in terms.items():

@@ -89,7 +89,7 @@ class Bar(Callback):
 
     def start(self, training: "Training") -> None:
         """Draw it where training begins."""
-        self.count, self.drawn = 0, perf_counter()
+        self.drawn = perf_counter()
         self.steps = training.source.steps(training.model.batch_size)
         self.task = self.bar.add_task(
             type(training.model).__name__,
@@ -102,14 +102,12 @@ class Bar(Callback):
 
     def step(self, training: "Training", terms: Terms) -> None:
         """Move it on within the epoch, a few times a second."""
-        self.count += 1
         if perf_counter() - self.drawn >= PAUSE:
             first = {} if training.history else {k: float(v) for k, v in terms.items()}
             self.draw(training, first)
 
     def epoch(self, training: "Training", row: "Row") -> None:
         """Move it on to the next epoch."""
-        self.count = 0
         if perf_counter() - self.drawn >= PAUSE:
             self.draw(training, row)
 
@@ -121,7 +119,7 @@ class Bar(Callback):
         """Show how far training is, and these terms."""
         self.drawn = perf_counter()
         self.bar.terms = Text(_terms(row)) if row else self.bar.terms
-        done = training.epoch + self.count / self.steps
+        done = training.epoch + training.position / self.steps
         self.bar.update(self.task, completed=done, epoch=training.epoch)
 
 

@@ -87,6 +87,8 @@ class Settings(Parameters):
         compile: run each full batch of training, with gradients and updates, as one compiled
             graph, which takes half a minute to make; "auto" does so in long runs of `fit`, by
             their number of steps. `partial_fit` never does.
+        steps_per_execution: steps that a compiled graph makes at a time, before callbacks and
+            checkpoints see any of them; "auto" takes several in runs of very many.
         threads: CPU threads of training; "auto" uses one for steps too small to share.
         seed: makes everything random repeatable; None takes a new seed every time.
         verbose: 0 is silent, 1 shows a bar on a terminal or in a notebook, 2 a line an epoch
@@ -135,6 +137,7 @@ class Settings(Parameters):
     device: str = "auto"
     precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32"
     compile: Literal["auto"] | bool = "auto"
+    steps_per_execution: Literal["auto"] | Count = "auto"
     threads: Literal["auto"] | Count = "auto"
     seed: Annotated[int, Ge(0)] | None = 0
     verbose: Annotated[int, Ge(0), Le(2)] = 1

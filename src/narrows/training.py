@@ -4,14 +4,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from itertools import islice
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from narrows.accumulation import Turn, joined, together
-from narrows.compiled import Graph, GraphError, compiling, repays
+from narrows.compiled import Graph, GraphError, compiling, repays, unrolled
 from narrows.data.sources import Batch, InMemory
 from narrows.distributed import Processes
 from narrows.errors import NonFiniteError
@@ -81,7 +81,8 @@ class Training:
                 "for batches of one size. Leave it at 'auto'.",
                 stacklevel=3,
             )
-        self.graph: Graph | None = None
+        self.unrolled = self.unrolls()
+        self.graph: Graph[[Tensor, Tensor], list[Terms]] | None = None
         self.sampler = torch.Generator().manual_seed(seed)
         self.epoch = self.position = 0  # epochs that are done, and steps of the one under way
         self.order, self.started = self.sampler.get_state(), time.perf_counter()
@@ -151,11 +152,21 @@ class Training:
         """Return whether a graph for each stage repays its making, by the plan."""
         if self.model.gradient_checkpointing:
             return False  # a graph would keep what it forgets
-        full = 0 if self.source.uneven else len(self.source) // self.model.batch_size
         return all(
-            repays(self.length(stage) * full, len(list(stage.net.parameters())))
+            repays(self.length(stage) * self.full, len(list(stage.net.parameters())))
             for stage in self.stages
         )
+
+    def unrolls(self) -> int:
+        """Return how many steps a graph makes at a time."""
+        if self.model.steps_per_execution != "auto":
+            return self.model.steps_per_execution
+        return min(unrolled(self.length(stage) * self.full, self.full) for stage in self.stages)
+
+    @property
+    def full(self) -> int:
+        """How many batches of an epoch a graph can take: of one size, and full."""
+        return 0 if self.source.uneven else len(self.source) // self.model.batch_size
 
     @property
     def skipped(self) -> int:
@@ -231,16 +242,16 @@ class Training:
         self.net.eval()
         self.stage.net.train()
         self.schedule.see(self.losses)
-        size = self.model.batch_size
-        steps = self.source.steps(size)
         self.sampler.set_state(self.order)
-        batches = islice(self.source.batches(size, self.sampler), self.position, None)
-        for i, batch in enumerate(batches, self.position):
-            self.advance(self.epoch * steps + i, steps)
-            terms = self.move(batch, i % max(1, steps // WATCHED) == 0)
-            self.log.add(terms, batch)
-            self.position = i + 1
-            for look in self.after_step:
+        orders = list(self.source.orders(self.model.batch_size, self.sampler))
+        while self.position < len(orders):
+            end = self.position + (self.unrolled if self.compiled else 1)
+            group = orders[self.position : end]
+            made = self.move(group, len(orders))
+            self.position += len(group)
+            for rows, terms in zip(group, made, strict=True):
+                self.log.add(terms, rows)
+            for look, terms in product(self.after_step, made):
                 look(terms)
             self.may_go_on()
         first, *_ = self.optimizers.values()
@@ -255,16 +266,73 @@ class Training:
         if self.stopping:
             raise Stopped
 
+    def move(self, group: list[Tensor], steps: int) -> list[Terms]:
+        """Make a step on each of some batches, all in one graph where the run is compiled.
+
+        Args:
+            group: the rows of each batch.
+            steps: of an epoch.
+
+        Returns:
+            The terms of each step.
+        """
+        done = self.epoch * steps + self.position
+        full = len(group) == self.unrolled and len(group[-1]) == self.model.batch_size
+        if self.compiled and full:
+            dials = [self.dials(done + i, steps) for i in range(len(group))]
+            self.clear(done, len(group))
+            try:
+                self.graph = self.graph or Graph(self.steps, self.device)
+                return self.graph(torch.cat(group), torch.tensor(dials, device=self.device))
+            except GraphError as error:
+                warnings.warn(
+                    f"The training of {type(self.model).__name__} goes on without compilation: "
+                    f"{error}. Set compile=False to try it no more.",
+                    stacklevel=2,
+                )
+                self.compiled, self.graph = False, None
+        made = []
+        for i, rows in enumerate(group):
+            self.advance(done + i, steps)
+            watch = (self.position + i) % max(1, steps // WATCHED) == 0
+            made.append(self.step(self.source.take(rows), watch))
+        return made
+
+    def steps(self, rows: Tensor, dials: Tensor) -> list[Terms]:
+        """Make a step on each batch of these rows; the first one adds the statistics."""
+        made: list[Terms] = []
+        for part, values in zip(rows.chunk(len(dials)), dials.unbind(), strict=True):
+            self.turn_to(*values.unbind())
+            made.append(self.step(self.source.take(part), not made))
+        return made
+
     def advance(self, done: int, steps: int) -> None:
         """Write how far the stage is, and the learning rates that follow from it."""
-        done -= self.stage.start * steps
-        progress, factor = self.course(done, steps)
+        self.turn_to(*self.dials(done, steps))
+        self.clear(done, 1)
+
+    def turn_to(self, progress: float | Tensor, *rates: float | Tensor) -> None:
+        """Write how far the stage is, and each player's learning rate."""
         for clock in self.clocks:
             clock.fill_(progress)
-        for optimizer in self.optimizers.values():
-            optimizer.rate.fill_(optimizer.base_rate * factor)
-            if done % CLEARED == 0:
+        for optimizer, rate in zip(self.optimizers.values(), rates, strict=True):
+            optimizer.rate.fill_(rate)
+
+    def clear(self, done: int, steps: int) -> None:
+        """Clear what faded from the optimizers' moments, where that is due within some steps."""
+        if -done % CLEARED < steps:
+            for optimizer in self.optimizers.values():
                 optimizer.clear()
+
+    def dials(self, done: int, steps: int) -> list[float]:
+        """Return how far the stage is, and each player's learning rate.
+
+        Args:
+            done: steps that were made.
+            steps: of an epoch.
+        """
+        progress, factor = self.course(done - self.stage.start * steps, steps)
+        return [progress, *(each.base_rate * factor for each in self.optimizers.values())]
 
     def course(self, done: int, steps: int) -> tuple[float, float]:
         """Return how far the stage is, and the learning rate relative to the field.
@@ -277,23 +345,6 @@ class Training:
             return 1.0, 1.0
         total = self.length(self.stage) * steps
         return done / total, self.schedule(done, total)
-
-    def move(self, batch: Batch, watch: bool) -> Terms:
-        """Make a step, in the stage's graph where the run is compiled and the batch is full."""
-        full = (self.model.batch_size, *self.source.x.shape[1:])
-        if not self.compiled or batch.x.shape != full:
-            return self.step(batch, watch)
-        try:
-            self.graph = self.graph or Graph(self.step)
-            return self.graph(batch)
-        except GraphError as error:
-            warnings.warn(
-                f"The training of {type(self.model).__name__} goes on without compilation: "
-                f"{error}. Set compile=False to try it no more.",
-                stacklevel=2,
-            )
-            self.compiled, self.graph = False, None
-            return self.step(batch, watch)
 
     def step(self, batch: Batch, watch: bool = True) -> Terms:
         """Let every player move on a batch; return the means of all terms, still on the device.

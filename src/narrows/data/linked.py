@@ -183,14 +183,14 @@ class GraphSource(InMemory):
         """Return the number of batches of an epoch."""
         return -(-len(self.graphs) // self._together(batch_size))
 
-    def batches(
+    def orders(
         self, batch_size: int, generator: torch.Generator | None = None
-    ) -> Iterator[Batch]:
-        """Yield as many graphs at a time as hold about `batch_size` nodes: one at least."""
+    ) -> Iterator[Tensor]:
+        """Yield the nodes of as many graphs at a time as hold about `batch_size`: one at least."""
         n = len(self.graphs)
         order = torch.arange(n) if generator is None else torch.randperm(n, generator=generator)
         for chosen in order.split(self._together(batch_size)):
-            yield self._whole(chosen.tolist())
+            yield self._nodes(chosen.tolist())
 
     def take(self, rows: Tensor) -> Batch:
         """Return the whole graphs that these nodes are of."""
@@ -208,9 +208,12 @@ class GraphSource(InMemory):
     def _together(self, batch_size: int) -> int:
         return max(1, round(batch_size * len(self.graphs) / len(self)))
 
-    def _whole(self, chosen: list[int]) -> Batch:
+    def _nodes(self, chosen: list[int]) -> Tensor:
         parts = [torch.arange(*self.starts[i : i + 2].tolist()) for i in chosen]
-        rows = torch.cat(parts).to(self.x.device)
+        return torch.cat(parts).to(self.x.device)
+
+    def _whole(self, chosen: list[int]) -> Batch:
+        rows = self._nodes(chosen)
         x = self.x if len(rows) == len(self) and len(chosen) == 1 else self.x[rows]
         weight = None if self.weight is None else self.weight[rows]
         graph = Links.union([self.graphs[i] for i in chosen])

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EVEN", "SLICE", "Batch", "InMemory", "at_once"]
 
+TENSORS = ("x", "mask", "weight", "lengths", "condition", "known", "target")
+"""What samples are made of."""
 PADDED = ("x", "mask", "target")
 """What has the steps of sequences on its last axis."""
 POOL = 50
@@ -119,7 +121,8 @@ class InMemory:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors that there are, by name."""
-        return {name: t for name, t in vars(self).items() if isinstance(t, Tensor)}
+        found = {name: getattr(self, name) for name in TENSORS}
+        return {name: t for name, t in found.items() if t is not None}
 
     @cached_property
     def digest(self) -> str:
@@ -135,10 +138,15 @@ class InMemory:
         full, rest = divmod(len(self), batch_size)
         return max(1, full + (rest > 1))
 
-    def batches(
+    def orders(
         self, batch_size: int, generator: torch.Generator | None = None
-    ) -> Iterator[Batch]:
-        """Yield an epoch of batches: in a fresh random order, or in order without a generator."""
+    ) -> Iterator[Tensor]:
+        """Yield the rows of each batch of an epoch: in a fresh random order, or as they stand.
+
+        Args:
+            batch_size: samples a batch.
+            generator: of the random order; None leaves them as they stand.
+        """
         n, steps = len(self), self.steps(batch_size)
         order = torch.arange(n) if generator is None else torch.randperm(n, generator=generator)
         places = torch.arange(steps)
@@ -147,7 +155,13 @@ class InMemory:
             places = torch.randperm(steps, generator=generator)
         order = order.to(self.x.device)
         for i in places.tolist():
-            yield self.take(order[i * batch_size : (i + 1) * batch_size if i < steps - 1 else n])
+            yield order[i * batch_size : (i + 1) * batch_size if i < steps - 1 else n]
+
+    def batches(
+        self, batch_size: int, generator: torch.Generator | None = None
+    ) -> Iterator[Batch]:
+        """Yield an epoch of batches, in the order of `orders`."""
+        return map(self.take, self.orders(batch_size, generator))
 
     def take(self, rows: Tensor) -> Batch:
         """Return the batch of these rows."""

@@ -296,7 +296,7 @@ class Joint:
                 raise ApartError(f"the term '{name}' would not be what it is in a run alone")
         for generator, before in zip(self.generators, random, strict=True):
             generator.set_state(before)
-        self.graph = Graph(self.traced) if self.compiled else self.traced
+        self.graph = Graph(self.traced, self.lead.device) if self.compiled else self.traced
 
     def traced(self, batch: Batch, watch: bool = True) -> Terms:
         """Make the step that was traced."""
