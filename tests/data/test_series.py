@@ -362,6 +362,15 @@ def test_other_likelihoods_explain_series(likelihood, X):
     assert model.reconstruct(X).shape == X.shape
 
 
+def test_one_series_is_given_as_a_list_or_an_array():
+    for X in ([[1.0, 2, 3], [4, 5]] * 4, [[[1.0, 2], [3, 4]], [[5, 6]]] * 4):
+        model = VAE(**QUICK, validation=0.0).fit(X)
+        way = model.interpolate(X[0], X[1], 3)
+        again = model.interpolate(np.array(X[0]), np.array(X[1]), 3)
+        np.testing.assert_array_equal(way, again)
+        np.testing.assert_array_equal(way, model.interpolate(X[:1], X[1:2], 3))
+
+
 # -- sentences --------------------------------------------------------------------------------
 
 
@@ -372,7 +381,13 @@ ONE = recording()
     ("X", "fields", "words"),
     [
         (ONE[:, :, None], {"modality": "auto"}, "more than one way.*modality='series'"),
-        ([ONE[:3], ONE[:4]], {"modality": "auto"}, "equally long.*modality='series'"),
+        (
+            [ONE[:3], ONE[:4]],
+            {"modality": "auto"},
+            r"Sample 1 .* shape \(4, 2\) where sample 0 has \(3, 2\).*modality='series'",
+        ),
+        ([[1, 2], [3]], {"modality": "auto"}, "Row 1 .* equally long.*modality='series'"),
+        ([[[1, 2], [3]]] * 2, {"modality": "auto"}, "Sample 0 of X holds lists of unequal"),
         (np.float64(3), {}, "modality='series' needs series .*Reshape your data"),
         (ONE[:, 0], {}, "needs series .* X has the shape .100,.. Reshape"),
         (np.zeros((2, 3, 4, 5)), {}, "X has the shape .2, 3, 4, 5."),

@@ -512,6 +512,10 @@ def test_inputs_are_never_changed():
             "1 features a node where",
         ),
         ([ADJACENCY, ADJACENCY], "list of graphs without features"),
+        (
+            ((np.array([[0], [1]]), np.ones((2, 3))),) * 2,
+            "no numbers of one length.*as a list, not as a tuple",
+        ),
     ],
 )
 def test_what_is_no_graph_meets_a_sentence(X, sentence):

@@ -307,7 +307,13 @@ def _numbers(weight: Any, where: str) -> Array:
 
 def _pairs(edges: Any, where: str) -> Array:
     """Return edges as pairs, one a row."""
-    pairs = np.asarray(_plain(edges))
+    try:
+        pairs = np.asarray(_plain(edges))
+    except ValueError as error:
+        raise DataError(
+            f"{where} has an edge_index whose rows are no numbers of one length; expected (2, "
+            "edges). Several graphs are given as a list, not as a tuple."
+        ) from error
     if pairs.size == 0:
         return np.zeros((0, 2), np.int64)
     if pairs.ndim != 2 or 2 not in pairs.shape:

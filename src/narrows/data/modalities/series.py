@@ -194,10 +194,13 @@ class Series(Sequence):
 
     def as_batch(self, sample: Any) -> Any:
         """Return one series as a stack of one."""
-        if is_frame(sample) or isinstance(sample, list | tuple) or self.window:
+        if is_frame(sample) or self.window:
             return sample
+        axes = 1 if self.flat else 2
+        if isinstance(sample, list | tuple):
+            return [sample] if len(sample) and np.ndim(sample[0]) == axes - 1 else sample
         sample = np.asarray(sample)
-        return sample[None] if sample.ndim == (1 if self.flat else 2) else sample
+        return sample[None] if sample.ndim == axes else sample
 
     def lengths(self, X: Any) -> list[int]:
         """Return the number of steps of each series of X."""
