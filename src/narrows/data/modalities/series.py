@@ -161,8 +161,8 @@ class Series(Sequence):
     def decode(self, x: Tensor, like: Any = None, condition: Tensor | None = None) -> Any:
         """Undo the scaling and put constant channels back; join windows to recordings `like`.
 
-        Where windows overlap, the mean counts. Without `like` there are as many steps as in the longest series, or in a window; in a list,
-        each series ends before the values that are NaN.
+        Where windows overlap, the mean counts. Without `like` there are as many steps as in the
+        longest series, or in a window; in a list, each series ends before the values that are NaN.
         """
         del condition
         varying = x.double().numpy().transpose(0, 2, 1) * np.array(self.scale)
@@ -177,8 +177,7 @@ class Series(Sequence):
                 return made
             ends = (~np.isnan(values[..., 0])).sum(1)
             return [each[:end] for each, end in zip(made, ends, strict=True)]
-        made = join(values, self.spans(like), self.lengths(like))
-        return self._restored(made, like)
+        return self._restored(join(values, self.spans(like), self.lengths(like)), like)
 
     def samples(self, X: Any, owner: str) -> Any:
         """Return the windows of X as an array, or X where its series are whole."""
