@@ -249,6 +249,7 @@ CASES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Every channel of X is constant")
 @pytest.mark.parametrize("case", CASES)
 def test_edges(case):
     model, dataset = CASES[case]

@@ -451,7 +451,7 @@ def test_settings_that_cannot_act_are_refused(data, options, sentence):
 
 def test_images_are_no_sequences():
     with pytest.raises(ParameterError, match=r"needs sequences.* which most models take"):
-        narrows.Autoencoder(architecture="lstm").fit(np.zeros((4, 8, 8), np.uint8))
+        narrows.Autoencoder(architecture="lstm").fit(np.eye(8, dtype=np.uint8)[None])
 
 
 @pytest.mark.parametrize("architecture", ["lstm", "transformer"])
