@@ -34,6 +34,14 @@ def registries():
         registry.update(content)
 
 
+def test_every_benchmark_and_its_result_is_linked():
+    folder = ROOT / "benchmarks"
+    links = set(re.findall(r"\]\(([^)]+)\)", (folder / "README.md").read_text()))
+    scripts = {path.name for path in folder.glob("[!_]*.py")}
+    results = {f"results/{path.name}" for path in folder.glob("results/*.md")}
+    assert links == scripts | results | {"peers/README.md"}
+
+
 @pytest.mark.usefixtures("registries")
 def test_every_seam_of_the_extending_page_works():
     names: dict = {"__name__": "extending"}

@@ -461,7 +461,8 @@ CONTRADICTIONS = [
 
 @pytest.mark.parametrize(("cls", "parameters", "sentence"), CONTRADICTIONS)
 def test_parameters_that_contradict_each_other_are_refused(cls, parameters, sentence):
-    X = np.zeros((9, 8, 8), np.uint8) if parameters.get("modality") else GOOD
+    images = np.arange(9 * 64, dtype=np.uint8).reshape(9, 8, 8)
+    X = images if parameters.get("modality") else GOOD
     with pytest.raises(ParameterError, match=sentence):
         cls(**{"epochs": 1} | parameters).fit(X)
 

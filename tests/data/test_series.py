@@ -304,13 +304,47 @@ def test_a_window_where_the_recording_breaks_its_habit_scores_lowest():
     assert np.mean((made - one[:1000]) ** 2 / one[:1000].var(0)) < 0.3
 
 
-def test_a_constant_channel_is_no_obstacle():
-    X = np.concatenate([recording(), np.full((100, 1), 0.1)], 1).reshape(5, 20, 3)
+@pytest.mark.parametrize("form", ["array", "list", "recording", "frame"])
+@pytest.mark.parametrize("architecture", ["mlp", "conv", "lstm"])
+def test_constant_channels_are_set_aside_and_put_back(form, architecture, tmp_path):
+    one = np.insert(recording(), 1, 7.1, 1)
+    X = {
+        "array": one.reshape(5, 20, 3),
+        "list": [one[:20], one[:13], one[20:50], one[50:]],
+        "recording": one,
+        "frame": pd.DataFrame(one, columns=["a", "b", "c"]),
+    }[form]
+    window = {"window": 8} if form in ("recording", "frame") else {}
+    model = VAE(architecture=architecture, **QUICK | {"hidden": (4,)} | window).fit(X)
+    assert (model.modality_.kept, model.modality_.shape[0]) == ((0, 2), 2)
+    assert model.net_.decode(torch.zeros(1, 2)).shape[1] == 2
+    assert model.n_features_in_ == 3 * model.modality_.shape[1]
+    model.save(tmp_path / "model")
+    made = narrows.load(tmp_path / "model").reconstruct(X)
+    for each in made if isinstance(made, list) else [np.asarray(made)]:
+        assert (each[..., 1] == np.float32(7.1)).all()
+        assert (each[..., 0] != np.float32(7.1)).all()
+    for each in [*model.sample(3), *model.inverse_transform(np.zeros((2, 2)))]:
+        assert each.shape[1] == 3
+        assert (each[:, 1] == np.float32(7.1)).all()
+
+
+def test_other_values_of_a_constant_channel_change_no_code():
+    X = np.insert(recording(), 1, 7.0, 1).reshape(5, 20, 3)
     model = VAE(**QUICK).fit(X)
-    assert model.modality_.scale[2] == 1
-    assert np.isfinite(model.score_samples(X)).all()
+    other = X.copy()
+    other[1, 3, 1], other[2, :, 1] = np.nan, 9
+    np.testing.assert_array_equal(model.transform(other), model.transform(X))
+    np.testing.assert_array_equal(model.score_samples(other), model.score_samples(X))
+
+
+def test_series_that_are_constant_are_named_and_come_back():
+    X = np.full((6, 5, 2), [3.3, -1.0])
     with pytest.warns(UserWarning, match="Every channel of X is constant"):
-        learned(np.ones((4, 5)))
+        model = VAE(**QUICK).fit(X)
+    assert (model.modality_.kept, model.modality_.scale) == ((0,), (1.0,))
+    assert np.isfinite(model.score_samples(X)).all()
+    np.testing.assert_array_equal(model.reconstruct(X)[..., 1], X[..., 1])
 
 
 @pytest.mark.parametrize(
@@ -328,6 +362,15 @@ def test_other_likelihoods_explain_series(likelihood, X):
     assert model.reconstruct(X).shape == X.shape
 
 
+def test_one_series_is_given_as_a_list_or_an_array():
+    for X in ([[1.0, 2, 3], [4, 5]] * 4, [[[1.0, 2], [3, 4]], [[5, 6]]] * 4):
+        model = VAE(**QUICK, validation=0.0).fit(X)
+        way = model.interpolate(X[0], X[1], 3)
+        again = model.interpolate(np.array(X[0]), np.array(X[1]), 3)
+        np.testing.assert_array_equal(way, again)
+        np.testing.assert_array_equal(way, model.interpolate(X[:1], X[1:2], 3))
+
+
 # -- sentences --------------------------------------------------------------------------------
 
 
@@ -338,7 +381,13 @@ ONE = recording()
     ("X", "fields", "words"),
     [
         (ONE[:, :, None], {"modality": "auto"}, "more than one way.*modality='series'"),
-        ([ONE[:3], ONE[:4]], {"modality": "auto"}, "equally long.*modality='series'"),
+        (
+            [ONE[:3], ONE[:4]],
+            {"modality": "auto"},
+            r"Sample 1 .* shape \(4, 2\) where sample 0 has \(3, 2\).*modality='series'",
+        ),
+        ([[1, 2], [3]], {"modality": "auto"}, "Row 1 .* equally long.*modality='series'"),
+        ([[[1, 2], [3]]] * 2, {"modality": "auto"}, "Sample 0 of X holds lists of unequal"),
         (np.float64(3), {}, "modality='series' needs series .*Reshape your data"),
         (ONE[:, 0], {}, "needs series .* X has the shape .100,.. Reshape"),
         (np.zeros((2, 3, 4, 5)), {}, "X has the shape .2, 3, 4, 5."),
@@ -415,7 +464,15 @@ def test_groups_and_weights_are_one_a_sample():
 
 @pytest.mark.parametrize(
     "state",
-    [{"window": 3}, {"stride": 11}, {"shape": [2]}, {"center": [0.0]}, {"frame": "pandas"}],
+    [
+        {"window": 3},
+        {"stride": 11},
+        {"shape": [2]},
+        {"center": [0.0]},
+        {"frame": "pandas"},
+        {"kept": [0, 2]},
+        {"constants": [0.0]},
+    ],
 )
 def test_a_damaged_state_is_refused(state):
     modality, _ = learned(ONE, window=10, stride=5)

@@ -320,6 +320,18 @@ def test_an_array_is_no_string():
         modality_of([np.zeros(2)] * 3, "text")
 
 
+@pytest.mark.parametrize("window", [None, 2])
+def test_an_empty_string_that_is_held_out_is_no_training_sample(window):
+    X = ["", "abcd"] * 20
+    options = {"validation": 0.5, "window": window}
+    model = VAE(latent_dim=2, hidden=(4,), epochs=1, verbose=0, **options).fit(X)
+    held = model.held_out_
+    spans = model.modality_.spans(X)
+    assert (spans[held, 1] == spans[held, 2]).any()
+    assert not np.intersect1d(model.modality_.apart(X, held), held).size
+    assert len(model.modality_.apart(X, held)) == len(spans) - len(held)
+
+
 def test_new_strings_need_not_be_among_the_categories():
     like = pl.Series("s", ["ab", "b"], dtype=pl.Enum(["ab", "b"]))
     text, _ = learned(["ab", "b"])

@@ -14,6 +14,7 @@ from narrows import VAE, Autoencoder, LinearAutoencoder
 from narrows.data.files import Dataset
 from narrows.data.samples import load
 from narrows.evaluation import evaluate, render
+from narrows.evaluation.gallery import SERIES, STEPS
 from narrows.evaluation.latent_map import Groups, view_of
 from narrows.evaluation.markup import Markup, broken, number, percent, seconds_text, tag
 from narrows.evaluation.pictures import Ink
@@ -248,6 +249,7 @@ CASES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Every channel of X is constant")
 @pytest.mark.parametrize("case", CASES)
 def test_edges(case):
     model, dataset = CASES[case]
@@ -293,6 +295,16 @@ def test_series_are_drawn_channel_by_channel():
     for kind in ("Best", "Median", "Worst"):
         assert sum(alt.startswith(f"{kind}: channel") for alt in alts) == 2
     assert "40 series of 20 × 2" in read.text
+
+
+def test_a_constant_channel_is_drawn_beside_its_original_alone():
+    waves = np.sin(np.arange(20)[:, None] / 3 + np.arange(40)[:, None, None]) * [1, 0, 100]
+    page = report(VAE(latent_dim=2), Dataset(waves + 7, None, "waves", "series"))
+    alts = [a["aria-label"] for a in Page(page).all("svg") if "aria-label" in a]
+    assert sum(alt.startswith("Best: channel 1") for alt in alts) == 1
+    drawn = [alt for alt in alts if alt.startswith(("series", "step"))]
+    assert len(drawn) == SERIES + STEPS
+    assert all(alt.endswith(": channel 0, channel 2") for alt in drawn)
 
 
 def test_fields_that_differ():

@@ -512,6 +512,13 @@ def test_inputs_are_never_changed():
             "1 features a node where",
         ),
         ([ADJACENCY, ADJACENCY], "list of graphs without features"),
+        (
+            ((np.array([[0], [1]]), np.ones((2, 3))),) * 2,
+            "an edge_index in rows of unequal lengths.*as a list, not as a tuple",
+        ),
+        ((np.array([[0], [1]]), [[1, 2], [3]]), "features in rows of unequal lengths"),
+        ((np.array([[0], [1]]), None, [[1], [2, 3]]), "edge weights in rows of unequal"),
+        ((np.array([[7], [10**12]]), None), "up to 1000000000000, of which only 2 .* from 0 on"),
     ],
 )
 def test_what_is_no_graph_meets_a_sentence(X, sentence):

@@ -196,6 +196,7 @@ def test_large_samples_pass_in_smaller_numbers():
         (np.zeros((5, 4, 4)), r"needs volumes \(n, depth, height, width\).* shape \(5, 4, 4\)"),
         (np.zeros((5, 3, 4, 4, 3)), "channels may come first or last"),
         (np.zeros((5, 3, 0, 4)), "volumes without voxels"),
+        ([np.zeros((2, 3, 4)), np.zeros((3, 2, 4))], r"Sample 1 .* \(3, 2, 4\) where sample 0"),
     ],
 )
 def test_what_is_no_volume_is_refused(X, sentence):
@@ -210,6 +211,18 @@ def test_values_beyond_float32_are_no_volume():
         modality_of(X, "volume").read(X, "test")
     with pytest.raises(DataError, match="complex128 values; volumes must hold numbers"):
         modality_of(X * 1j, "volume")
+
+
+@pytest.mark.parametrize("target", ["standard", "unit"])
+def test_constant_volumes_are_named(target):
+    X = np.full((3, 4, 5, 6), 2.5)
+    form = modality_of(X, "volume")
+    array = form.read(X, "test")
+    with pytest.warns(UserWarning, match="Every channel of X is constant"):
+        modality = form.learn(array, target)
+    x = modality.encode(array).x
+    assert not x.any()
+    np.testing.assert_array_equal(modality.decode(x), X)
 
 
 @pytest.mark.parametrize("factor", [1e30, 1e-30])

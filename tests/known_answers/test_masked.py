@@ -180,6 +180,25 @@ def test_hidden_cells_are_told_from_the_others_they_depend_on():
     assert np.mean((model.reconstruct(X) - X) ** 2) < 0.02  # no quarter holds twins
 
 
+def test_series_of_unequal_lengths_are_told_from_what_is_seen():
+    rng = np.random.default_rng(0)
+    X = [np.sin(np.arange(n) / 3 + rng.random()) for n in rng.integers(12, 25, 200)]
+    X[0][3] = np.nan
+    options = {"width": 24, "depth": 1, "latent_dim": 16, "patch_size": 4, "mask_ratio": 0.4}
+    options |= {"epochs": 15, "learning_rate": 1e-2, "batch_size": 32}
+    model = narrows.MaskedAutoencoder(modality="series", **options).fit(X)
+    made = model.reconstruct(X)
+    assert [len(one) for one in made] == [len(one) for one in X]
+    error = np.mean([np.nanmean((a - b) ** 2) for a, b in zip(made, X, strict=True)])
+    assert error < 0.3 * np.nanvar(np.concatenate(X))
+
+    x, mask, lengths = model.modality_.encode(model.modality_.read(X[:9], "test"))
+    step = masked(model.net_, Batch(x, x, mask, lengths=lengths))
+    assert (step.batch.mask <= mask).all()  # neither padding nor what is missing is told
+    other = replace(step.batch, target=torch.where(mask == 0, 7.0, x), mask=mask)
+    assert torch.equal(masked(model.net_, other).nll, step.nll)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_what_is_told_does_not_depend_on_what_else_is_asked(form):
     net, x = masked_net(form)

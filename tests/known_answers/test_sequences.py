@@ -11,7 +11,8 @@ import torch
 import narrows
 from narrows.data.sources import Batch, InMemory
 from narrows.errors import ContextError, ParameterError
-from narrows.parts.cores import Attention
+from narrows.parts import cores
+from narrows.parts.cores import Attention, Reader, Writer
 from narrows.parts.generation import END, Plan, beam, flipped, unroll
 
 ARCHITECTURES = ("lstm", "gru", "transformer")
@@ -140,6 +141,21 @@ def test_sources_without_lengths_are_as_they_were():
     order = torch.randperm(10, generator=torch.Generator().manual_seed(3))
     batches = InMemory(torch.zeros(10, 2), trims=True).batches(4, generator)
     assert torch.equal(torch.cat([each.index for each in batches]), order)
+
+
+@pytest.mark.parametrize("kind", [torch.nn.LSTM, torch.nn.GRU])
+def test_cells_are_full_where_the_processor_has_no_half_ones(kind, monkeypatch):
+    monkeypatch.setattr(cores, "HALF_CELLS", False)
+    reader, writer = Reader(kind, 3, (4, 4), 0.0, True), Writer(kind, 3, 2, (4, 5), 0.0)
+    steps, code = torch.randn(2, 6, 3).bfloat16(), torch.randn(2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        states, last = reader(steps, None)
+        state = [part.bfloat16() for part in writer.begin(code)]
+        written, _ = writer(steps, state)
+    assert states.dtype == last.dtype == written.dtype == torch.float32
+    torch.testing.assert_close(states, reader(steps.float(), None)[0])
+    full, _ = writer(steps.float(), [part.float() for part in state])
+    torch.testing.assert_close(written, full)
 
 
 # -- attention ---------------------------------------------------------------------------------
@@ -435,7 +451,7 @@ def test_settings_that_cannot_act_are_refused(data, options, sentence):
 
 def test_images_are_no_sequences():
     with pytest.raises(ParameterError, match=r"needs sequences.* which most models take"):
-        narrows.Autoencoder(architecture="lstm").fit(np.zeros((4, 8, 8), np.uint8))
+        narrows.Autoencoder(architecture="lstm").fit(np.eye(8, dtype=np.uint8)[None])
 
 
 @pytest.mark.parametrize("architecture", ["lstm", "transformer"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
+from math import prod
 from typing import Any
 
 import narwhals.stable.v2 as nw
@@ -18,6 +19,7 @@ from narrows.errors import DataError, DataTypeError
 __all__ = ["as_matrix", "as_numbers", "as_plain", "as_tensor", "check_range"]
 
 Array = NDArray[Any]
+AS_SERIES = "or set modality='series' for series over time"
 
 
 def as_matrix(X: Any, owner: str, missing: bool) -> Array:
@@ -100,13 +102,30 @@ def as_plain(X: Any) -> Any:
 def _refuse_ragged(X: Any) -> None:
     if not isinstance(X, list | tuple):
         return
-    lengths = [row.numel() if isinstance(row, Tensor) else np.size(row) for row in X]
-    for i, length in enumerate(lengths):
-        if length != lengths[0]:
+    shapes = [_shape(row, i) for i, row in enumerate(X)]
+    for i, shape in enumerate(shapes):
+        if shape == shapes[0]:
+            continue
+        if len(shape) < 2 and len(shapes[0]) < 2:
+            found = [prod(each) for each in (shape, shapes[0])]
             raise DataError(
-                f"Row {i} of X has {length} values where row 0 has {lengths[0]}: rows must be "
-                "equally long. Pad or cut them, or set modality='series' for series over time."
+                f"Row {i} of X has {found[0]} values where row 0 has {found[1]}: rows must be "
+                f"equally long. Pad or cut them, {AS_SERIES}."
             )
+        raise DataError(
+            f"Sample {i} of X has the shape {shape} where sample 0 has {shapes[0]}: all must have "
+            f"one shape. Resize, pad or cut them, {AS_SERIES}."
+        )
+
+
+def _shape(row: Any, i: int) -> tuple[int, ...]:
+    try:
+        return tuple(row.shape) if isinstance(row, Tensor) else np.shape(row)
+    except ValueError as error:
+        raise DataError(
+            f"Sample {i} of X holds lists of unequal lengths: they are no array. Pad or cut them, "
+            f"{AS_SERIES}."
+        ) from error
 
 
 def as_tensor(x: NDArray[np.float32]) -> Tensor:

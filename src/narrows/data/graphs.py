@@ -30,6 +30,8 @@ TAKEN_BY = (
     "is for the models of graphs, which encode nodes along their links: GraphAutoencoder, "
     "VariationalGraphAutoencoder and AdversarialGraphAutoencoder."
 )
+MANY = 1000
+"""Nodes without edges for each one with some, at most, where edges alone tell of nodes."""
 FORMS = (
     "(edge_index, features) with edge_index (2, edges) and features (nodes, columns) or None, "
     "(edge_index, features, edge_weight), a SciPy sparse adjacency, (adjacency, features), a "
@@ -230,8 +232,8 @@ def _from_adjacency(matrix: Any, features: Any, where: str) -> Graphs:
 
 def _from_edges(edges: Any, features: Any, weight: Any, where: str) -> Graphs:
     pairs = _pairs(edges, where)
-    nodes = int(pairs.max(initial=-1)) + 1 if features is None else len(_rows(features))
-    return _graph(pairs, _plain(weight), features, nodes, where, listed=1)
+    nodes = _named(pairs, where) if features is None else len(_rows(features, where))
+    return _graph(pairs, weight, features, nodes, where, listed=1)
 
 
 def _from_data(data: Any, where: str) -> Graphs:
@@ -239,8 +241,8 @@ def _from_data(data: Any, where: str) -> Graphs:
     features = getattr(data, "x", None)
     nodes = getattr(data, "num_nodes", None) if features is None else len(features)
     pairs = _pairs(data.edge_index, where)
-    nodes = int(pairs.max(initial=-1)) + 1 if nodes is None else int(nodes)
-    return _graph(pairs, _plain(weight), features, nodes, where, listed=1)
+    nodes = _named(pairs, where) if nodes is None else int(nodes)
+    return _graph(pairs, weight, features, nodes, where, listed=1)
 
 
 def _from_networkx(graph: Any, where: str) -> Graphs:
@@ -298,7 +300,7 @@ def _graph(
 
 def _numbers(weight: Any, where: str) -> Array:
     """Return edge weights as float64."""
-    given = np.asarray(weight)
+    given = _array(weight, "edge weights", where)
     if given.dtype.kind in "buifO":
         with suppress(TypeError, ValueError):
             return given.astype(np.float64)
@@ -307,7 +309,7 @@ def _numbers(weight: Any, where: str) -> Array:
 
 def _pairs(edges: Any, where: str) -> Array:
     """Return edges as pairs, one a row."""
-    pairs = np.asarray(_plain(edges))
+    pairs = _array(edges, "an edge_index", where)
     if pairs.size == 0:
         return np.zeros((0, 2), np.int64)
     if pairs.ndim != 2 or 2 not in pairs.shape:
@@ -318,6 +320,18 @@ def _pairs(edges: Any, where: str) -> Array:
     if pairs.dtype.kind not in "iuf" or not np.array_equal(pairs, np.floor(pairs)):
         raise DataError(f"{where} has an edge_index of {pairs.dtype}; expected whole numbers.")
     return (pairs.T if len(pairs) == 2 else pairs).astype(np.int64)
+
+
+def _named(pairs: Array, where: str) -> int:
+    """Return the number of nodes that edges name: one more than the highest."""
+    nodes = int(pairs.max(initial=-1)) + 1
+    linked = len(np.unique(pairs))
+    if nodes > MANY * (linked + 1000):
+        raise DataError(
+            f"{where} has edges that name nodes up to {nodes - 1}, of which only {linked} have "
+            "any. Number them from 0 on, as np.unique(edge_index, return_inverse=True) does."
+        )
+    return nodes
 
 
 def _once(pairs: Array, weight: Array, nodes: int, where: str, listed: int) -> tuple[Array, Array]:
@@ -348,7 +362,7 @@ def _once(pairs: Array, weight: Array, nodes: int, where: str, listed: int) -> t
 
 
 def _features(features: Any, nodes: int, where: str) -> Array:
-    x = _rows(features)
+    x = _rows(features, where)
     if x.dtype == object:
         with suppress(TypeError, ValueError):
             x = x.astype(np.float64)
@@ -372,14 +386,22 @@ def _features(features: Any, nodes: int, where: str) -> Array:
     return x
 
 
-def _rows(features: Any) -> Array:
-    return features.toarray() if issparse(features) else np.asarray(_plain(features))
+def _rows(features: Any, where: str) -> Array:
+    return features.toarray() if issparse(features) else _array(features, "features", where)
 
 
-def _plain(values: Any) -> Any:
+def _array(values: Any, what: str, where: str) -> Array:
     if isinstance(values, Tensor):
         return values.detach().cpu().numpy()
-    return list(values) if isinstance(values, Iterable) and not _sized(values) else values
+    if isinstance(values, Iterable) and not _sized(values):
+        values = list(values)
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise DataError(
+            f"{where} has {what} in rows of unequal lengths, which make no array. Several graphs "
+            "are given as a list, not as a tuple."
+        ) from error
 
 
 def _sized(values: Any) -> bool:

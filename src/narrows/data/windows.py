@@ -55,7 +55,7 @@ def join(pieces: NDArray[Any], spans: Spans, lengths: Sequence[int]) -> list[NDA
 
 
 def overlapping(spans: Spans, rows: Rows) -> NDArray[np.bool_]:
-    """Tell which pieces share a step with one of those in `rows`."""
+    """Tell which pieces are among those in `rows`, or share a step with one of them."""
     found = np.zeros(len(spans), bool)
     for recording in np.unique(spans[rows, 0]):
         taken = spans[rows][spans[rows, 0] == recording]
@@ -66,6 +66,7 @@ def overlapping(spans: Spans, rows: Rows) -> NDArray[np.bool_]:
         before = np.append(0, np.cumsum(np.cumsum(steps) > 0))  # how many steps below are taken
         own = spans[:, 0] == recording
         found[own] = before[spans[own, 2]] > before[spans[own, 1]]
+    found[rows] = True  # also those without steps
     return found
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,9 +98,14 @@ class Gallery:
         modality = self.model.modality_
         if isinstance(modality, Series):
             known = [str(name) for name in modality.columns]
-            return known or [f"channel {i}" for i in range(modality.shape[0])]
+            return known or [f"channel {i}" for i in range(len(modality.constants))]
         names = modality.feature_names
         return list(names) or [f"column {i}" for i in range(self.model.modality_.n_features)]
+
+    @property
+    def varying(self) -> list[str]:
+        """The names of a series' channels that vary."""
+        return [self.columns[i] for i in cast(Series, self.model.modality_).kept]
 
     @cached_property
     def by_column(self) -> Columns:
@@ -127,7 +132,7 @@ class Gallery:
         return modality.values(modality.read(X, self.name))
 
     def _standard(self, X: Any) -> Array:
-        """Return series in the model's units, ``(n, steps, channels)``."""
+        """Return the varying channels of series in the model's units, ``(n, steps, channels)``."""
         modality = self.model.modality_
         return modality.scaled(modality.read(X, self.name)).transpose(0, 2, 1)
 
@@ -310,7 +315,7 @@ class Gallery:
         if not self.table:
             series = self._standard(self.model.sample(SERIES))
             names = [f"series {i + 1}" for i in range(SERIES)]
-            charts = drawn_series(series, self.columns, names)
+            charts = drawn_series(series, self.varying, names)
             text = f": {source}, decoded. Channels are in the model's units; the first is blue."
             return figure(charts, f"{SERIES} series that never were", text)
         noise = not isinstance(self.model.net_.likelihood, Bernoulli)
@@ -340,7 +345,7 @@ class Gallery:
             return figure(drawn_strings(way), title, text)
         if not (self.image or self.table):
             steps = [f"step {i}" for i in range(STEPS)]
-            return figure(drawn_series(self._standard(way), self.columns, steps), title, text)
+            return figure(drawn_series(self._standard(way), self.varying, steps), title, text)
         between = self.read(way)
         if not self.image:
             return figure(self.by_column.passage(between), title, text)

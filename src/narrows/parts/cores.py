@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,10 @@ __all__ = ["Attention", "Reader", "Recurrent", "Steps", "Teller", "Watcher", "Wr
 
 EMBEDDED = 64
 """Largest size of the vector that stands for a symbol."""
+HALF_CELLS = "AVX512" in torch.backends.cpu.get_cpu_capability()
+"""Whether the CPU has LSTM cells in bfloat16."""
 Recurrent = type[nn.LSTM] | type[nn.GRU]
+State = Tensor | tuple[Tensor, ...] | None
 
 
 class Steps(nn.Module):
@@ -55,10 +58,10 @@ class Reader(nn.Module):
         """Return the states of the last layer at every step, and what is left at the end."""
         for i, layer in enumerate(self.layers):
             steps = self.dropout(steps) if i else steps
-            states = layer(steps)[0]
+            states = run(layer, steps)[0]
             last = at_end(states, lengths)
             if self.backward:
-                back = self.backward[i](flipped(steps, lengths))[0]
+                back = run(self.backward[i], flipped(steps, lengths))[0]
                 last = torch.cat([last, at_end(back, lengths)], 1)
                 states = torch.cat([states, flipped(back, lengths)], 2)
             steps = states
@@ -126,7 +129,7 @@ class Writer(nn.Module):
         after: list[Tensor] = []
         for i, layer in enumerate(self.layers):
             own = [part[None].contiguous() for part in state[i * self.parts :][: self.parts]]
-            steps, last = layer(steps, tuple(own) if self.parts == 2 else own[0])
+            steps, last = run(layer, steps, tuple(own) if self.parts == 2 else own[0])
             after += [part[0] for part in (last if self.parts == 2 else (last,))]
             steps = self.dropout(steps)
         return steps, after
@@ -191,6 +194,24 @@ def cells(kind: Recurrent, inputs: int, units: int) -> nn.LSTM | nn.GRU:
     if kind is nn.LSTM:  # the forget gate (Jozefowicz et al., 2015)
         nn.init.ones_(layer.get_parameter("bias_ih_l0").data[units : 2 * units])
     return layer
+
+
+def run(layer: nn.Module, steps: Tensor, state: State = None) -> tuple[Tensor, Any]:
+    """Return a recurrent layer's states and what is left, in full where it cannot in bfloat16.
+
+    Torch has LSTM cells in bfloat16 for CPUs with AVX-512 alone, and fails on others.
+    """
+    device = steps.device.type
+    halved = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+    if device != "cpu" or HALF_CELLS or halved is not torch.bfloat16:
+        made: tuple[Tensor, Any] = layer(steps, state)
+        return made
+    full = layer.get_parameter("weight_ih_l0").dtype
+    if state is not None:
+        state = tuple(p.to(full) for p in state) if isinstance(state, tuple) else state.to(full)
+    with torch.autocast(device, enabled=False):
+        made = layer(steps.to(full), state)
+    return made
 
 
 def at_end(states: Tensor, lengths: Tensor | None) -> Tensor:

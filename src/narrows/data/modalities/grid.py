@@ -1,5 +1,6 @@
 """Samples on a grid: what images and volumes of one size have in common."""
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -104,6 +105,10 @@ class Grid(Modality):
         values = (
             array.reshape(-1, 1) if joint else np.moveaxis(array, 1, -1).reshape(-1, self.shape[0])
         )
+        if (values == values[:1]).all():
+            warnings.warn(
+                "Every channel of X is constant: there is nothing to learn.", stacklevel=3
+            )
         values = log_counts(values) if target == "log" else values
         bounds = (0.0, 255.0) if array.dtype == np.uint8 else None
         center, scale = fit_scaling(values, target, bounds)

@@ -117,7 +117,7 @@ class Sequence(Modality):
 
         Padding is NaN, or 0 where the values are whole numbers.
         """
-        channels, steps = self.shape
+        channels, steps = recordings[0].shape[1], self.shape[1]
         spans = cut([len(each) for each in recordings], self.window, self.stride)
         kind = np.result_type(*{each.dtype for each in recordings})
         form = [("values", kind, (steps, channels)), ("span", np.int64, (3,))]

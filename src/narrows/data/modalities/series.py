@@ -37,12 +37,16 @@ FORMS = (
 class Series(Sequence):
     """Values over time; NaN is missing, and the end of shorter series is padded.
 
+    Constant channels are set aside.
+
     Attributes:
         flat: whether the series have no axis of channels.
         listed: whether they came as a list.
         columns: names of a frame's columns, strings or whole numbers, without that of the stamps.
         dtypes: their types.
         frame: kind of data frame, "" for arrays.
+        constants: one value a channel, what decoding starts from.
+        kept: the channels that vary; shape, center and scale are theirs.
     """
 
     name = "series"
@@ -53,6 +57,8 @@ class Series(Sequence):
     columns: tuple[str | int, ...] = ()
     dtypes: tuple[str, ...] = ()
     frame: str = ""
+    constants: tuple[float, ...] = ()
+    kept: tuple[int, ...] = ()
 
     @classmethod
     def describe(cls, X: Any, window: int | None = None, stride: int | None = None) -> "Series":
@@ -75,12 +81,13 @@ class Series(Sequence):
         channels = 1 if flat else first.shape[1]
         listed = isinstance(X, list | tuple) or _is_ragged(X)
         shape = (channels, window or max(map(len, recordings)))
-        return replace(form, shape=shape, flat=flat, listed=listed)
+        constants = (0.0,) * channels
+        return replace(form, shape=shape, flat=flat, listed=listed, constants=constants)
 
     def read(self, X: Any, owner: str) -> Array:
         """Check channels, lengths and values; return the samples, NaN where missing."""
         recordings = self._open(X)
-        channels, steps = self.shape
+        channels, steps = len(self.constants), self.shape[1]
         made = []
         for i, given in enumerate(recordings):
             each = given[:, None] if given.ndim == 1 else given
@@ -106,9 +113,8 @@ class Series(Sequence):
         return self._sampled(made)
 
     def learn(self, array: Array, target: Range) -> "Series":
-        """Fit one center and scale a channel."""
-        values = array["values"].reshape(-1, self.shape[0])
-        values = log_counts(values) if target == "log" else values
+        """Fit center and scale of every channel that varies."""
+        values = array["values"].reshape(-1, len(self.constants))
         unseen = np.isnan(values).all(0)
         if unseen.any():
             first = int(unseen.argmax())
@@ -119,18 +125,27 @@ class Series(Sequence):
             )
         low, high = np.nanmin(values, 0), np.nanmax(values, 0)
         noise = 8 * np.finfo(values.dtype).eps * np.maximum(np.abs(low), np.abs(high))
-        constant = high - low <= noise
-        if constant.all():
+        kept = np.flatnonzero(high - low > noise)
+        if not len(kept):
             warnings.warn(
                 "Every channel of X is constant: there is nothing to learn.", stacklevel=3
             )
-        center, scale = fit_scaling(values, target)
-        scale = tuple(np.where(constant, 1.0, scale).tolist())
-        return replace(self, center=center, scale=scale, log=target == "log")
+            kept, values = np.arange(1), low[None]
+        varying = log_counts(values[:, kept]) if target == "log" else values[:, kept]
+        center, scale = fit_scaling(varying, target)
+        return replace(
+            self,
+            shape=(len(kept), self.shape[1]),
+            center=center,
+            scale=scale,
+            log=target == "log",
+            constants=tuple(low.astype(float).tolist()),
+            kept=tuple(kept.tolist()),
+        )
 
     def encode(self, array: Array) -> Encoded:
-        """Scale the channels; missing and padded values become 0."""
-        values = array["values"]
+        """Scale the channels that vary; missing and padded values become 0."""
+        values = array["values"][..., list(self.kept)]
         observed = ~np.isnan(values)
         values = log_counts(values) if self.log else values
         scaled = (values - np.array(self.center)) / np.array(self.scale)
@@ -144,15 +159,17 @@ class Series(Sequence):
         )
 
     def decode(self, x: Tensor, like: Any = None, condition: Tensor | None = None) -> Any:
-        """Undo the scaling; of windows, put the recordings `like` together, means of overlaps.
+        """Undo the scaling and put constant channels back; join windows to recordings `like`.
 
-        Without `like` there are as many steps as in the longest series, or in a window; in a list,
-        each series ends before the values that are NaN.
+        Where windows overlap, the mean counts. Without `like` there are as many steps as in the
+        longest series, or in a window; in a list, each series ends before the values that are NaN.
         """
         del condition
-        values = x.double().numpy().transpose(0, 2, 1) * np.array(self.scale)
-        values = values + np.array(self.center)
-        values = np.expm1(values).clip(0) if self.log else values
+        varying = x.double().numpy().transpose(0, 2, 1) * np.array(self.scale)
+        varying = varying + np.array(self.center)
+        varying = np.expm1(varying).clip(0) if self.log else varying
+        values = np.where(np.isnan(varying[..., :1]), np.nan, self.constants)  # behind the end
+        values[..., list(self.kept)] = varying
         if like is None:
             made = values.astype(np.float32)
             made = np.ascontiguousarray(made[..., 0] if self.flat else made)
@@ -160,8 +177,7 @@ class Series(Sequence):
                 return made
             ends = (~np.isnan(values[..., 0])).sum(1)
             return [each[:end] for each, end in zip(made, ends, strict=True)]
-        made = join(values, self.spans(like), self.lengths(like))
-        return self._restored(made, like)
+        return self._restored(join(values, self.spans(like), self.lengths(like)), like)
 
     def samples(self, X: Any, owner: str) -> Any:
         """Return the windows of X as an array, or X where its series are whole."""
@@ -177,10 +193,13 @@ class Series(Sequence):
 
     def as_batch(self, sample: Any) -> Any:
         """Return one series as a stack of one."""
-        if is_frame(sample) or isinstance(sample, list | tuple) or self.window:
+        if is_frame(sample) or self.window:
             return sample
+        axes = 1 if self.flat else 2
+        if isinstance(sample, list | tuple):
+            return [sample] if len(sample) and np.ndim(sample[0]) == axes - 1 else sample
         sample = np.asarray(sample)
-        return sample[None] if sample.ndim == (1 if self.flat else 2) else sample
+        return sample[None] if sample.ndim == axes else sample
 
     def lengths(self, X: Any) -> list[int]:
         """Return the number of steps of each series of X."""
@@ -189,8 +208,12 @@ class Series(Sequence):
     def check(self) -> None:
         """Refuse a state whose parts do not fit one another."""
         super().check()
-        if self.frame and not len(self.columns) == len(self.dtypes) == self.shape[0]:
-            raise DataError("the columns of the modality do not fit its shape.")
+        channels = len(self.constants)
+        inside = all(i in range(channels) for i in self.kept)
+        if not inside or len(self.kept) != self.shape[0]:
+            raise DataError("the kept channels of the modality do not fit its shape.")
+        if self.frame and not len(self.columns) == len(self.dtypes) == channels:
+            raise DataError("the columns of the modality do not fit its channels.")
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -198,8 +221,13 @@ class Series(Sequence):
         return ()
 
     @property
+    def n_features(self) -> int:
+        """Number of steps times channels, constant ones too."""
+        return self.shape[1] * len(self.constants)
+
+    @property
     def log_units(self) -> Tensor:
-        """Log of each channel's scale, ``(channels, 1)``."""
+        """Log of each varying channel's scale, ``(channels, 1)``."""
         return torch.tensor(self.scale, dtype=torch.float64).log().float()[:, None]
 
     def _restored(self, made: list[Array], like: Any) -> Any:
