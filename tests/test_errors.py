@@ -71,8 +71,12 @@ def test_the_nearest_name_is_offered_where_there_is_one(name, hint):
 # -- the array --------------------------------------------------------------------------------
 
 BAD_ARRAYS = {
-    "NaN": (with_value(np.nan), ValueError, r"X contains NaN"),
-    "infinity": (with_value(np.inf), ValueError, r"X contains infinity"),
+    "NaN": (
+        with_value(np.nan),
+        ValueError,
+        r"X contains NaN in 1 of its 30 rows, first in row 3, column 2. .*modality='table'",
+    ),
+    "infinity": (with_value(np.inf), ValueError, r"X contains infinity .* row 3, column 2"),
     "minus infinity": (with_value(-np.inf), ValueError, r"X contains infinity"),
     "beyond float32": (1e39 * GOOD, DataError, r"too large for .*float32"),
     "far beyond float32": (1e200 * GOOD, DataError, r"too large for .*float32"),
@@ -222,7 +226,7 @@ def test_a_frame_that_cannot_be_used_is_refused_by_column(case):
 @pytest.mark.parametrize(
     ("columns", "sentence"),
     [
-        (list("edcba"), "same order as they were in fit"),
+        (list("edcba"), "same order as they were in fit.\nColumn 0 is 'e' where 'a' was"),
         (list("abcdz"), r"unseen at fit time:\n- z\n.*yet now missing:\n- e"),
         (list("abcd"), r"yet now missing:\n- e"),
         (list("abcdef"), r"unseen at fit time:\n- f"),
@@ -373,8 +377,9 @@ BAD_PARAMETERS = [
     ("validation_split", "first", "one of 'random', 'last'. Got 'first'"),
     ("precision", "float8", "one of 'float32', .*. Got 'float8'"),
     ("threads", 0, "'auto' or an int ≥ 1. Got 0"),
-    ("seed", -1, "an int ≥ 0 or None. Got -1"),
-    ("seed", "abc", "an int ≥ 0 or None. Got 'abc'"),
+    ("seed", -1, "an int ≥ 0 and < 4294967296 or None. Got -1"),
+    ("seed", "abc", "an int ≥ 0 and < 4294967296 or None. Got 'abc'"),
+    ("seed", 2**32, "an int ≥ 0 and < 4294967296 or None. Got 4294967296"),
     ("verbose", 3, "an int ≥ 0 and ≤ 2. Got 3"),
     ("verbose", True, "an int ≥ 0 and ≤ 2. Got True"),
     ("device", 0, "a str. Got 0"),

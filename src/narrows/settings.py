@@ -136,5 +136,5 @@ class Settings(Parameters):
     precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32"
     compile: Literal["auto"] | bool = "auto"
     threads: Literal["auto"] | Count = "auto"
-    seed: Annotated[int, Ge(0)] | None = 0
+    seed: Annotated[int, Ge(0), Lt(2**32)] | None = 0
     verbose: Annotated[int, Ge(0), Le(2)] = 1
