@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,16 @@ def test_every_model_and_field_is_told_of(cls):
     assert all(entry["doc"] for entry in model.fields.values())
     assert model.summary.endswith(".")
     assert cls.__name__ == "ComposedAutoencoder" or all("http" in r for r in model.references)
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_every_page_says_what_a_user_asks(cls, monkeypatch):
+    """The idea, the objective as maths, when to use the model and when not, code, and works."""
+    page = " ".join(script("make_pages", monkeypatch).page(cls).split("\n"))
+    assert re.match(r"# \w+  [A-Z].*?[.]  ```text .*?(log|KL|ELBO).*?```  ", page)
+    assert re.search(r"  Use it .*?[;,] not ", page)
+    assert re.search(rf"```python .*?from narrows import {cls.__name__} .*?```", page)
+    assert "## References  - [" in page
 
 
 def test_names_are_one_model_each():
