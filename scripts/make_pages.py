@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import make_fields
-from make_pictures import picture
+from make_pictures import GRAPHS, SEQUENCES, picture
 from PIL import Image
 
 import narrows
@@ -36,19 +36,21 @@ def page(model: type[BaseAutoencoder]) -> str:
     idea, objective, *more = described.split("\n\n")
     name = make_fields.command(model)
     parts = [f"# {model.__name__}", idea, f"```text\n{objective}\n```", *more]
-    parts.append(f"![{picture(model).shows}](../images/models/{name}.png)")
+    if (PICTURES / f"{name}.png").exists():
+        parts.append(f"![{picture(model).shows}](../images/models/{name}.png)")
     parts.append(f"```python\n{code('>>>' + example)}\n```")
-    data = "digits" if takes_rows(model) else "graph.npz"
-    parts.append(f"From the shell: `narrows fit {data} --model {name}`")
+    parts.append(f"From the shell: `narrows fit {example_data(model)} --model {name}`")
     parts += ["## Parameters", parameters(model)]
     if references := make_fields.references(model):
         parts += ["## References", "\n".join(f"- {link(work)}" for work in references)]
     return "\n\n".join(parts) + "\n"
 
 
-def takes_rows(model: type[BaseAutoencoder]) -> bool:
-    """Tell a model of rows from one of graphs."""
-    return bool(model().__sklearn_tags__().input_tags.two_d_array)
+def example_data(model: type[BaseAutoencoder]) -> str:
+    """Return data that the command line reads and the model takes."""
+    if issubclass(model, GRAPHS):
+        return "graph.npz"
+    return "iris" if issubclass(model, SEQUENCES) else "digits"
 
 
 def code(example: str) -> str:

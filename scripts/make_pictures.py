@@ -18,7 +18,7 @@ from narrows.data.corruption import corrupted
 from narrows.data.sources import Batch
 from narrows.errors import ContextError
 
-__all__ = ["PICTURES", "Picture", "picture"]
+__all__ = ["GRAPHS", "PICTURES", "SEQUENCES", "Picture", "picture"]
 
 Images = NDArray[Any]
 SHOWN = 10

@@ -148,8 +148,17 @@ def test_a_code_of_another_width_says_both(model):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_code_that_is_not_finite_is_refused(bad, model):
-    with pytest.raises(ValueError, match=r"Z contains (NaN|infinity)"):
-        model.inverse_transform(np.full((4, 2), bad))
+    with pytest.raises(DataError, match=r"Z contains (NaN|infinity).* row 1, column 0. Repair or"):
+        model.inverse_transform([[0, 0], [bad, 0]])
+
+
+@pytest.mark.parametrize(
+    ("codes", "sentence"),
+    [([1.0, 2.0], "Reshape your data"), ([["a", "b"]], "Z holds text"), ([[1], [1, 2]], "Row 1")],
+)
+def test_what_is_no_code_is_refused(codes, sentence, model):
+    with pytest.raises(DataError, match=sentence):
+        model.inverse_transform(codes)
 
 
 METHODS = {
@@ -172,10 +181,27 @@ def test_before_fit_every_method_says_so(method):
         METHODS[method](narrows.VAE())
 
 
-@pytest.mark.parametrize("n", [0, -1])
+@pytest.mark.parametrize("n", [0, -1, 2.5, "3", None, True])
 def test_no_samples_cannot_be_drawn(n, model):
-    with pytest.raises(ParameterError, match=f"sample needs n ≥ 1. Got {n} instead"):
+    with pytest.raises(ParameterError, match=f"sample needs an int n ≥ 1. Got {n!r} instead"):
         model.sample(n)
+
+
+@pytest.mark.parametrize("seed", [-1, "a", 0.5])
+def test_a_seed_is_a_whole_number(seed, model):
+    with pytest.raises(ParameterError, match=f"sample needs an int seed ≥ 0. Got {seed!r}"):
+        model.sample(2, seed=seed)
+
+
+@pytest.mark.parametrize("steps", [1, "4", 2.0])
+def test_a_way_has_two_steps_or_more(steps, model):
+    with pytest.raises(ParameterError, match=f"interpolate needs an int steps ≥ 2. Got {steps!r}"):
+        model.interpolate(GOOD[0], GOOD[1], steps)
+
+
+def test_a_way_leads_from_one_sample_to_another(model):
+    with pytest.raises(ParameterError, match=r"to another\. Got 3 and 1 samples"):
+        model.interpolate(GOOD[:3], GOOD[1])
 
 
 def test_constant_data_are_told():

@@ -10,6 +10,7 @@ import pytest
 import narrows
 from narrows.cli.fit import fit
 from narrows.cli.flags import FIELDS, MODELS, find_model
+from narrows.data import samples
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 CLASSES = [cls for cls in narrows.MODELS.values() if cls.__module__.startswith("narrows.")]
@@ -51,6 +52,15 @@ def test_every_page_says_what_a_user_asks(cls, monkeypatch):
     assert re.search(r"  Use it .*?[;,] not ", page)
     assert re.search(rf"```python .*?from narrows import {cls.__name__} .*?```", page)
     assert "## References  - [" in page
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_the_command_on_a_page_works(cls, monkeypatch):
+    name = script("make_pages", monkeypatch).example_data(cls)
+    if name == "graph.npz":  # the user's own
+        return
+    data = samples.load(name)
+    cls(epochs=1, modality=data.modality).fit(data.X[:40], data.y[:40])
 
 
 def test_names_are_one_model_each():

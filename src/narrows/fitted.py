@@ -2,17 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_array
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from narrows.data.arrays import as_matrix
 from narrows.data.modalities import Graph, Modality
 from narrows.data.sources import EVEN, SLICE, Batch, InMemory, at_once
 from narrows.density import CodePrior, Mixture
@@ -54,7 +55,7 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Settings):
         """
         check_is_fitted(self)
         shape = self.net_.latent.code_shape
-        codes = check_array(Z, dtype=np.float32, input_name="Z", estimator=self)
+        codes = as_matrix(Z, type(self).__name__, name="Z").astype(np.float32)
         if codes.shape[1] != int(np.prod(shape)):
             raise DataError(
                 f"Z has {codes.shape[1]} values a row, but the code of {type(self).__name__} has "
@@ -115,8 +116,9 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Settings):
             noise: draw from the likelihood instead of taking its mean.
         """
         check_is_fitted(self)
-        if n < 1:
-            raise ParameterError(f"sample needs n ≥ 1. Got {n} instead.")
+        _check_whole("sample", "n", n, 1)
+        if seed is not None:
+            _check_whole("sample", "seed", seed, 0)
         latent = self.net_.latent
         prior = None if latent.categories else latent.prior()
         if prior is None and density is False:
@@ -143,12 +145,13 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Settings):
             steps: how many samples, with the reconstructions of a and b at the ends.
         """
         check_is_fitted(self)
+        _check_whole("interpolate", "steps", steps, 2)
         ends = [self.modality_.as_batch(sample) for sample in (a, b)]
         start, end = (self._map(X, self.net_.place) for X in ends)
-        if len(start) != 1 or len(end) != 1 or steps < 2:
+        if len(start) != 1 or len(end) != 1:
             raise ParameterError(
-                "interpolate goes from one sample to another in 2 or more steps. Got "
-                f"{len(start)} and {len(end)} samples and {steps} steps."
+                f"interpolate goes from one sample to another. Got {len(start)} and {len(end)} "
+                "samples."
             )
         way = torch.linspace(0, 1, steps)[:, None]
         line, shape = (1 - way) * start + way * end, self.net_.latent.code_shape
@@ -271,3 +274,9 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Settings):
 
     def _device(self) -> torch.device:
         return self.net_.progress.device
+
+
+def _check_whole(method: str, name: str, value: Any, least: int) -> None:
+    """Refuse what is no whole number, or too small."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ParameterError(f"{method} needs an int {name} ≥ {least}. Got {value!r} instead.")
