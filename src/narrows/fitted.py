@@ -278,5 +278,5 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Settings):
 
 def _check_whole(method: str, name: str, value: Any, least: int) -> None:
     """Refuse what is no whole number, or too small."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ParameterError(f"{method} needs an int {name} ≥ {least}. Got {value!r} instead.")
