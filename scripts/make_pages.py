@@ -3,19 +3,16 @@
 import argparse
 import re
 from collections.abc import Iterable
-from contextlib import suppress
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
 import make_fields
-import numpy as np
+from make_pictures import GRAPHS, SEQUENCES, picture
 from PIL import Image
 
 import narrows
 from narrows.base import BaseAutoencoder
-from narrows.data import samples
-from narrows.errors import ContextError
 from narrows.storage import atomic_write
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -23,7 +20,7 @@ SITE = DOCS.parent / "zensical.toml"
 NAV = re.compile(r"(# models: .*?\n).*?(# /models)", re.DOTALL)
 IMPORTS = re.compile(r"\A((?:(?:from|import) .*\n)+)")
 BAR = r"\|"
-SHOWN = 10
+PICTURES = DOCS / "images" / "models"
 
 
 def models() -> list[type[BaseAutoencoder]]:
@@ -39,21 +36,21 @@ def page(model: type[BaseAutoencoder]) -> str:
     idea, objective, *more = described.split("\n\n")
     name = make_fields.command(model)
     parts = [f"# {model.__name__}", idea, f"```text\n{objective}\n```", *more]
-    if (DOCS / "images" / "models" / f"{name}.png").exists():
-        caption = "handwritten digits, what the model makes of them by dense layers, and samples"
-        parts.append(f"![Three rows: {caption}.](../images/models/{name}.png)")
+    if (PICTURES / f"{name}.png").exists():
+        parts.append(f"![{picture(model).shows}](../images/models/{name}.png)")
     parts.append(f"```python\n{code('>>>' + example)}\n```")
-    data = "digits" if takes_rows(model) else "graph.npz"
-    parts.append(f"From the shell: `narrows fit {data} --model {name}`")
+    parts.append(f"From the shell: `narrows fit {example_data(model)} --model {name}`")
     parts += ["## Parameters", parameters(model)]
     if references := make_fields.references(model):
         parts += ["## References", "\n".join(f"- {link(work)}" for work in references)]
     return "\n\n".join(parts) + "\n"
 
 
-def takes_rows(model: type[BaseAutoencoder]) -> bool:
-    """Tell a model of rows from one of graphs."""
-    return bool(model().__sklearn_tags__().input_tags.two_d_array)
+def example_data(model: type[BaseAutoencoder]) -> str:
+    """Return data that the command line reads and the model takes."""
+    if issubclass(model, GRAPHS):
+        return "graph.npz"
+    return "iris" if issubclass(model, SEQUENCES) else "digits"
 
 
 def code(example: str) -> str:
@@ -110,25 +107,6 @@ def content() -> dict[Path, str]:
     return pages | {DOCS / "models" / "index.md": index(), SITE: navigation(SITE.read_text())}
 
 
-def draw(model: type[BaseAutoencoder]) -> None:
-    """Train on digits of 28 × 28 pixels, and keep originals, reconstructions and samples.
-
-    Dense layers take seconds where convolutions take minutes.
-    """
-    digits = samples.load("digits28")
-    X, shown = digits.X, digits.X[-SHOWN:]
-    free = model.defaults()["architecture"] == "auto"
-    fitted = model(verbose=0, architecture="mlp") if free else model(verbose=0)
-    fitted.fit(X, digits.y)  # labels are for models that take conditions
-    rows = [shown, fitted.reconstruct(shown)]
-    with suppress(ContextError):  # some decode more than a bare code, and draw none
-        rows.append(fitted.sample(SHOWN))
-    sheet = np.concatenate([np.concatenate(list(row), 1) for row in rows])
-    path = DOCS / "images" / "models" / f"{make_fields.command(model)}.png"
-    path.parent.mkdir(exist_ok=True)
-    Image.fromarray(sheet).save(path, optimize=True)
-
-
 def main() -> None:
     """Write the pages, after the pictures where they are asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -138,8 +116,9 @@ def main() -> None:
     wanted = parser.parse_args().pictures
     if wanted is not None:
         for model in models():
-            if takes_rows(model) and (not wanted or model.__name__ in wanted):
-                draw(model)
+            if not wanted or model.__name__ in wanted:
+                path = PICTURES / f"{make_fields.command(model)}.png"
+                Image.fromarray(picture(model).draw(model)).save(path, optimize=True)
     for path, text in content().items():
         path.parent.mkdir(exist_ok=True)
         atomic_write(path, text)

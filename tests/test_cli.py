@@ -252,6 +252,7 @@ USAGE = [
     ("fit iris --out file/run", ["file/run", "cannot be made"]),
     ("fit iris --config none.toml", ["none.toml", "No such file"]),
     ("encode none iris --out z.npy", ["none", "does not exist"]),
+    ("encode file iris --out z.npy", ["file is no folder", "never loaded"]),
     ("encode file iris", ["--out"]),
     ("encode file iris --out z.pkl", [".npy", "'z.pkl'"]),
     ("encode file iris --out z.png", [".npy", "'z.png'"]),
@@ -275,6 +276,8 @@ def test_wrong_usage(refused, command, words):
 CONFIGS = [
     ('dta = "iris"', ["'dta'", "'data'"]),
     ("data = 3", ["'data'", "text in quotes"]),
+    ('data = "iris"\nepochs = 3', ["'epochs'", "[fields]"]),
+    ('data = "iris"\nlatentdim = 3', ["'latentdim'", "'latent_dim'"]),
     ("checkpoint_every = 1", ["'checkpoint_every'", "text in quotes"]),
     ('data = "iris"\n[fields]\nbata = 4', ["'bata'", "'beta'"]),
     ('data = "iris"\n[fields]\nbeta = -1.0', ["'beta'", "≥ 0"]),

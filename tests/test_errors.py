@@ -71,8 +71,12 @@ def test_the_nearest_name_is_offered_where_there_is_one(name, hint):
 # -- the array --------------------------------------------------------------------------------
 
 BAD_ARRAYS = {
-    "NaN": (with_value(np.nan), ValueError, r"X contains NaN"),
-    "infinity": (with_value(np.inf), ValueError, r"X contains infinity"),
+    "NaN": (
+        with_value(np.nan),
+        ValueError,
+        r"X contains NaN in 1 of its 30 rows, first in row 3, column 2. .*modality='table'",
+    ),
+    "infinity": (with_value(np.inf), ValueError, r"X contains infinity .* row 3, column 2"),
     "minus infinity": (with_value(-np.inf), ValueError, r"X contains infinity"),
     "beyond float32": (1e39 * GOOD, DataError, r"too large for .*float32"),
     "far beyond float32": (1e200 * GOOD, DataError, r"too large for .*float32"),
@@ -144,8 +148,17 @@ def test_a_code_of_another_width_says_both(model):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_code_that_is_not_finite_is_refused(bad, model):
-    with pytest.raises(ValueError, match=r"Z contains (NaN|infinity)"):
-        model.inverse_transform(np.full((4, 2), bad))
+    with pytest.raises(DataError, match=r"Z contains (NaN|infinity).* row 1, column 0. Repair or"):
+        model.inverse_transform([[0, 0], [bad, 0]])
+
+
+@pytest.mark.parametrize(
+    ("codes", "sentence"),
+    [([1.0, 2.0], "Reshape your data"), ([["a", "b"]], "Z holds text"), ([[1], [1, 2]], "Row 1")],
+)
+def test_what_is_no_code_is_refused(codes, sentence, model):
+    with pytest.raises(DataError, match=sentence):
+        model.inverse_transform(codes)
 
 
 METHODS = {
@@ -168,10 +181,27 @@ def test_before_fit_every_method_says_so(method):
         METHODS[method](narrows.VAE())
 
 
-@pytest.mark.parametrize("n", [0, -1])
+@pytest.mark.parametrize("n", [0, -1, 2.5, "3", None, True])
 def test_no_samples_cannot_be_drawn(n, model):
-    with pytest.raises(ParameterError, match=f"sample needs n ≥ 1. Got {n} instead"):
+    with pytest.raises(ParameterError, match=f"sample needs an int n ≥ 1. Got {n!r} instead"):
         model.sample(n)
+
+
+@pytest.mark.parametrize("seed", [-1, "a", 0.5])
+def test_a_seed_is_a_whole_number(seed, model):
+    with pytest.raises(ParameterError, match=f"sample needs an int seed ≥ 0. Got {seed!r}"):
+        model.sample(2, seed=seed)
+
+
+@pytest.mark.parametrize("steps", [1, "4", 2.0])
+def test_a_way_has_two_steps_or_more(steps, model):
+    with pytest.raises(ParameterError, match=f"interpolate needs an int steps ≥ 2. Got {steps!r}"):
+        model.interpolate(GOOD[0], GOOD[1], steps)
+
+
+def test_a_way_leads_from_one_sample_to_another(model):
+    with pytest.raises(ParameterError, match=r"to another\. Got 3 and 1 samples"):
+        model.interpolate(GOOD[:3], GOOD[1])
 
 
 def test_constant_data_are_told():
@@ -222,7 +252,7 @@ def test_a_frame_that_cannot_be_used_is_refused_by_column(case):
 @pytest.mark.parametrize(
     ("columns", "sentence"),
     [
-        (list("edcba"), "same order as they were in fit"),
+        (list("edcba"), "same order as they were in fit.\nColumn 0 is 'e' where 'a' was"),
         (list("abcdz"), r"unseen at fit time:\n- z\n.*yet now missing:\n- e"),
         (list("abcd"), r"yet now missing:\n- e"),
         (list("abcdef"), r"unseen at fit time:\n- f"),
@@ -373,8 +403,9 @@ BAD_PARAMETERS = [
     ("validation_split", "first", "one of 'random', 'last'. Got 'first'"),
     ("precision", "float8", "one of 'float32', .*. Got 'float8'"),
     ("threads", 0, "'auto' or an int ≥ 1. Got 0"),
-    ("seed", -1, "an int ≥ 0 or None. Got -1"),
-    ("seed", "abc", "an int ≥ 0 or None. Got 'abc'"),
+    ("seed", -1, "an int ≥ 0 and < 4294967296 or None. Got -1"),
+    ("seed", "abc", "an int ≥ 0 and < 4294967296 or None. Got 'abc'"),
+    ("seed", 2**32, "an int ≥ 0 and < 4294967296 or None. Got 4294967296"),
     ("verbose", 3, "an int ≥ 0 and ≤ 2. Got 3"),
     ("verbose", True, "an int ≥ 0 and ≤ 2. Got True"),
     ("device", 0, "a str. Got 0"),

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import narrows
 from narrows.cli.fit import fit
 from narrows.cli.flags import FIELDS, MODELS, find_model
+from narrows.data import samples
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 CLASSES = [cls for cls in narrows.MODELS.values() if cls.__module__.startswith("narrows.")]
@@ -40,6 +42,25 @@ def test_every_model_and_field_is_told_of(cls):
     assert all(entry["doc"] for entry in model.fields.values())
     assert model.summary.endswith(".")
     assert cls.__name__ == "ComposedAutoencoder" or all("http" in r for r in model.references)
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_every_page_says_what_a_user_asks(cls, monkeypatch):
+    """The idea, the objective as maths, when to use the model and when not, code, and works."""
+    page = " ".join(script("make_pages", monkeypatch).page(cls).split("\n"))
+    assert re.match(r"# \w+  [A-Z].*?[.]  ```text .*?(log|KL|ELBO).*?```  ", page)
+    assert re.search(r"  Use it .*?[;,] not ", page)
+    assert re.search(rf"```python .*?from narrows import {cls.__name__} .*?```", page)
+    assert "## References  - [" in page
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_the_command_on_a_page_works(cls, monkeypatch):
+    name = script("make_pages", monkeypatch).example_data(cls)
+    if name == "graph.npz":  # the user's own
+        return
+    data = samples.load(name)
+    cls(epochs=1, modality=data.modality).fit(data.X[:40], data.y[:40])
 
 
 def test_names_are_one_model_each():

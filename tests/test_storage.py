@@ -324,6 +324,21 @@ def test_a_model_is_three_files(folder, model):
     assert config["metrics"] == model.history_[-1]
 
 
+def test_what_was_held_out_is_kept(folder, model):
+    loaded = narrows.load(folder)
+    assert len(model.held_out_) == 4
+    assert np.array_equal(loaded.held_out_, model.held_out_)
+    assert loaded.held_out_.dtype == model.held_out_.dtype
+
+
+def test_a_folder_of_an_earlier_version_without_held_out_rows_loads(folder, model):
+    reweigh(folder, lambda tensors: tensors.pop("held_out"))
+    loaded = narrows.load(folder)
+    assert same(loaded, model)
+    loaded.save(folder, overwrite=True)
+    assert same(narrows.load(folder), model)
+
+
 @pytest.mark.parametrize("name", FILES[:2])
 @pytest.mark.parametrize("place", [0.0, 0.1, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize("bit", [0, 6])
@@ -592,6 +607,8 @@ BAD_TENSORS = {
     "codes of another width": lambda t: t.update(codes=torch.zeros(9, 5)),
     "codes of another rank": lambda t: t.update(codes=torch.zeros(9)),
     "codes of another type": lambda t: t.update(codes=torch.zeros(9, 2, dtype=torch.int64)),
+    "held-out rows of another rank": lambda t: t.update(held_out=t["held_out"][:, None]),
+    "held-out rows of another type": lambda t: t.update(held_out=t["held_out"].float()),
     "units of another number": lambda t: t.update(unit_kl=torch.zeros(5)),
     "weights of another type": lambda t: t.update(
         {"net.encoder.1.weight": t["net.encoder.1.weight"].long()}

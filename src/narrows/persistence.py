@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from narrows.data.modalities import Modality
+from narrows.data.modalities import Graph, Modality
 from narrows.density import CodePrior
 from narrows.errors import DataError
 from narrows.net import forms
@@ -37,6 +37,8 @@ def state_of(model: "BaseAutoencoder") -> tuple[dict[str, Any], dict[str, Tensor
     tensors["codes"] = torch.from_numpy(model.codes_)
     if model.unit_kl_ is not None:
         tensors["unit_kl"] = torch.from_numpy(model.unit_kl_)
+    if (held_out := model.__dict__.get("held_out_")) is not None:
+        tensors["held_out"] = torch.from_numpy(held_out.astype(np.int64))
     if isinstance(density := model.__dict__.get("_density"), CodePrior):
         tensors |= {f"density.{k}": v for k, v in density.state_dict().items()}
     return config, tensors
@@ -66,6 +68,9 @@ def restored(cls: type[M], config: Mapping[str, Any], tensors: Mapping[str, Tens
     expected["codes"] = (kept if len(kept) else units).expand(len(tensors["codes"]), -1)
     if "unit_kl" in tensors:
         expected["unit_kl"] = units
+    if "held_out" in tensors:  # folders of earlier versions have none
+        one = torch.empty((1, 2) if isinstance(modality, Graph) else 1, dtype=torch.int64)
+        expected["held_out"] = one.expand(len(tensors["held_out"]), *one.shape[1:])
     if forms(expected) != forms(tensors):
         raise DataError("its weights are not those of the net that its fields describe.")
     with seeded(0, torch.device("cpu")):
@@ -79,6 +84,8 @@ def restored(cls: type[M], config: Mapping[str, Any], tensors: Mapping[str, Tens
         codes=tensors["codes"].numpy(),
         unit_kl=tensors["unit_kl"].numpy() if "unit_kl" in tensors else None,
     )
+    if "held_out" in tensors:
+        model.held_out_ = tensors["held_out"].numpy()
     if density:
         model._density = CodePrior.restore(density)
     return model

@@ -139,5 +139,5 @@ class Settings(Parameters):
     compile: Literal["auto"] | bool = "auto"
     steps_per_execution: Literal["auto"] | Count = "auto"
     threads: Literal["auto"] | Count = "auto"
-    seed: Annotated[int, Ge(0)] | None = 0
+    seed: Annotated[int, Ge(0), Lt(2**32)] | None = 0
     verbose: Annotated[int, Ge(0), Le(2)] = 1

@@ -74,10 +74,14 @@ def model_folder(run: Path) -> Path:
     """Return the folder of the model in a run; that of a model is itself one.
 
     Raises:
-        UsageError: there is nothing.
+        UsageError: there is nothing, or no folder.
     """
-    if not os.path.exists(run):
-        raise UsageError(f"{run} does not exist; expected the folder of a run or of a model.")
+    if not os.path.isdir(run):
+        found = "is no folder" if os.path.exists(run) else "does not exist"
+        raise UsageError(
+            f"{run} {found}; expected the folder of a run or of a model. Pickled models are never "
+            "loaded."
+        )
     return run if (run / "config.json").exists() else run / "model"
 
 

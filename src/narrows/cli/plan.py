@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from narrows.cli.flags import UsageError, parse, show_value
+from narrows.cli.flags import FIELDS, UsageError, parse, show_value
 from narrows.errors import nearest
 
 __all__ = ["Plan"]
@@ -59,10 +59,14 @@ class Plan:
             raise UsageError(f"{path} is not valid TOML: {error}.") from error
         known = {entry.name: entry.default for entry in fields(cls)}
         for key, value in data.items():
+            if key in FIELDS:
+                raise UsageError(
+                    f"{path}: '{key}' is a parameter of the model; write it below a line [fields]."
+                )
             if key not in known:
                 raise UsageError(
-                    f"{path} has an unknown key '{key}'.{nearest(key, known)} "
-                    f"It may have: {', '.join(known)}."
+                    f"{path} has an unknown key '{key}'.{nearest(key, [*known, *FIELDS])} "
+                    f"It may have: {', '.join(known)}, and parameters of the model in 'fields'."
                 )
             kind = dict if key == "fields" else str
             if not isinstance(value, kind):

@@ -22,26 +22,40 @@ Array = NDArray[Any]
 AS_SERIES = "or set modality='series' for series over time"
 
 
-def as_matrix(X: Any, owner: str, missing: bool) -> Array:
+def as_matrix(X: Any, owner: str, missing: bool = False, name: str = "X") -> Array:
     """Return X as a float matrix; where scikit-learn names what is wrong, its sentence stands."""
     X = as_plain(X)
     finite: Any = "allow-nan" if missing else True
     floats = [np.float64, np.float32]
     try:
         array: Array = check_array(
-            X, dtype=floats, ensure_all_finite=finite, estimator=owner, input_name="X"
+            X, dtype=floats, ensure_all_finite=finite, estimator=owner, input_name=name
         )
     except ValueError as error:
-        if "could not convert string" not in str(error):
-            first, *rest = str(error).splitlines()  # the others show values, or other estimators
-            advice = [line for line in rest if line.startswith("Reshape your data")]
-            raise DataError(" ".join([first, *advice])) from error
-        raise DataError(
-            f"X holds text where {owner} expects numbers: {error}. Encode it, for instance with "
-            "OneHotEncoder, or drop it."
-        ) from error
-    check_range(array, "X")
+        raise DataError(_explained(str(error), X, owner, missing, name)) from error
+    check_range(array, name)
     return array
+
+
+def _explained(found: str, X: Any, owner: str, missing: bool, name: str) -> str:
+    """Return scikit-learn's sentence on what is wrong with X, with what to do."""
+    if "could not convert string" in found:
+        return (
+            f"{name} holds text where {owner} expects numbers: {found}. Encode it, for instance "
+            "with OneHotEncoder, or drop it."
+        )
+    first, *rest = found.splitlines()  # the others show values, or other estimators
+    if first.startswith(f"Input {name} contains"):
+        array = np.asarray(X, np.float64)
+        broken = np.isinf(array) if missing else ~np.isfinite(array)
+        row, column = np.argwhere(broken)[0]
+        where = f"in {broken.any(1).sum()} of its {len(array)} rows, first in row {row}, column"
+        may = name == "X" and not missing
+        remedy = ", or set modality='table', in which NaN means missing" if may else ""
+        return f"{first.rstrip('.')} {where} {column}. Repair or drop them{remedy}."
+    if first.startswith("Found array with dim"):
+        return f"{first} Reshape {name} to (n, features)."
+    return " ".join([first, *(line for line in rest if line.startswith("Reshape your data"))])
 
 
 def check_range(array: Array, where: str) -> None:

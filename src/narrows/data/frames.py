@@ -73,7 +73,11 @@ def check_names(found: Sequence[Any], expected: Sequence[str | int] = ()) -> Non
             shown = [f"- {name}" for name in names[:5]] + ["- ..."] * (len(names) > 5)
             lines += [f"Feature names {title}:", *shown]
     if len(lines) == 1:
-        lines.append("Feature names must be in the same order as they were in fit.")
+        i = next(i for i, name in enumerate(found) if name != expected[i])
+        lines += [
+            "Feature names must be in the same order as they were in fit.",
+            f"Column {i} is '{found[i]}' where '{expected[i]}' was: reorder the columns.",
+        ]
     raise DataError("\n".join(lines) + "\n")
 
 

@@ -14,13 +14,14 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from narrows.assembly import assemble, likelihood_of
-from narrows.base import Array, BaseAutoencoder
+from narrows.base import BaseAutoencoder
 from narrows.data.graphs import is_many
 from narrows.data.linked import Links
 from narrows.data.modalities import Graph, Modality
 from narrows.data.sources import Batch
 from narrows.errors import ContextError, DataError, ParameterError
 from narrows.fields import Count, Fraction, NonNegative, OneOf, Positive
+from narrows.fitted import Array
 from narrows.models.adversarial import _Matching
 from narrows.models.variational import VAE
 from narrows.net import Net, Step, Terms

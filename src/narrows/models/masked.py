@@ -75,8 +75,8 @@ class MaskedAutoencoder(BaseAutoencoder):
     `reconstruct` and `score_samples` tell each quarter of a sample from the other three. The mean
     code holds no sample: `inverse_transform`, `sample` and `interpolate` raise a `ContextError`.
 
-    Use it to predict hidden patches or cells from those that are seen. As features, its codes need
-    far longer training than the default; it neither compresses nor generates.
+    Use it to predict hidden patches or cells from those that are seen; not to compress or to
+    generate. As features, its codes need far longer training than the default.
 
     Args:
         latent_dim: size of a token's code, and of their mean.

@@ -312,8 +312,8 @@ def read_steps(sizes: Sizes, name: str, feedback: bool | None) -> tuple[Steps, S
     if len(sizes.x) > 2:
         raise ParameterError(
             f"architecture='{name}' needs sequences, (channels, steps) or rows of numbers; a "
-            f"sample here has the shape {sizes.x}. Use architecture='conv', which most models "
-            "take."
+            f"sample here has the shape {sizes.x}. Set modality='series' if its rows are steps, "
+            "or use architecture='conv', which most models take."
         )
     steps = Steps(sizes.x[0] if len(sizes.x) == 2 else 1, sizes.symbols)
     per = 1 if sizes.likelihood is None else sizes.likelihood.channels
