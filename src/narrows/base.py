@@ -32,7 +32,6 @@ from narrows.parts.generation import Plan
 from narrows.parts.latents import DiagonalGaussian, Distribution, Latent
 from narrows.parts.principal import start_path
 from narrows.persistence import restored, state_of
-from narrows.plan import check_shared
 from narrows.progress import displays
 from narrows.runtime import choose_threads, products, resolve_device, seeded, threads
 from narrows.settings import Settings
@@ -186,8 +185,6 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
         device = processes.device
         with self._unharmed(), seeded(processes.seed(self.seed), device) as seed:
             training = self._begin(X, device, seed, processes, y=y, **options)
-            if strategy is not None:
-                check_shared(self)
             with (
                 threads(self._threads(training.source)),
                 products(self.precision),
@@ -198,6 +195,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
                 if strategy is not None:
                     processes.agree(checkpoint.identity(training) | training.place)
                 run(callbacks.epoch)
+                self.net_ = processes.whole(self.net_)
             self._finish(training)
             self._shared = strategy is not None
         return self

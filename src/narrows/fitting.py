@@ -65,7 +65,7 @@ class FitOptions(TypedDict, total=False):
     checkpoint_every: int | str
     resume: bool
     callbacks: Sequence[Callback] | None
-    strategy: Literal["ddp"] | None
+    strategy: Literal["ddp", "fsdp"] | None
 
 
 def check_options(options: FitOptions) -> None:

@@ -74,8 +74,7 @@ class AdamW:
         """Move the parameters by one step."""
         gradients = [g.contiguous() for g in gradients]  # the fused kernel reads raw memory
         in_a_graph = torch.compiler.is_compiling()
-        each = torch._foreach_norm(gradients) if not in_a_graph else map(vector_norm, gradients)
-        norm = vector_norm(torch.stack(list(each)))
+        norm = self.norm(gradients)
         sound = norm.lt(float("inf")).float()  # nan is not less either
         divisor, failed = None, 1 - sound
         if self.scale is not None:
@@ -95,6 +94,12 @@ class AdamW:
         move(gradients, sound, divisor)
         if self.averages:
             self._average(sound)
+
+    def norm(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Return the global norm of gradients."""
+        in_a_graph = torch.compiler.is_compiling()
+        each = map(vector_norm, gradients) if in_a_graph else torch._foreach_norm(gradients)
+        return vector_norm(torch.stack(list(each)))
 
     def _move(self, gradients: list[Tensor], sound: Tensor, divisor: Tensor | None) -> None:
         """Update moments and parameters in torch's fused kernel."""
@@ -207,7 +212,9 @@ class LossScale:
         return failed
 
 
-def optimizers(model: "BaseAutoencoder", stage: Stage) -> dict[str, AdamW]:
+def optimizers(
+    model: "BaseAutoencoder", stage: Stage, kind: type[AdamW] = AdamW
+) -> dict[str, AdamW]:
     """Return one optimizer a player; each parameter must belong to just one of them."""
     made: dict[str, AdamW] = {}
     names = {p: name for name, p in stage.net.named_parameters()}
@@ -223,7 +230,7 @@ def optimizers(model: "BaseAutoencoder", stage: Stage) -> dict[str, AdamW]:
                     f"'{player}'; players() must name disjoint modules."
                 )
         ordered = {name: p for p, name in names.items() if p in parameters}
-        made[player] = AdamW(ordered, **(options | own))
+        made[player] = kind(ordered, **(options | own))
     for p, name in names.items():
         if p not in owner:
             raise TrainingError(
