@@ -195,7 +195,6 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
                 if strategy is not None:
                     processes.agree(checkpoint.identity(training) | training.place)
                 run(callbacks.epoch)
-                self.net_ = processes.whole(self.net_)
             self._finish(training)
             self._shared = strategy is not None
         return self
@@ -403,7 +402,7 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
             self, X, known, seed, fraction=fraction, **options
         )
         if known is None:
-            self.net_ = self.build(self.modality_)
+            self.net_: Net = self.build(self.modality_)
             start_output(self.net_, source)
             start_path(self.net_, source)
             start_latent(self.net_, source)
@@ -431,7 +430,8 @@ class BaseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Setting
             raise
 
     def _finish(self, training: Training) -> None:
-        """Keep what later methods need: the history, and codes of the training samples."""
+        """Keep what later methods need: the net, the history, codes of the training samples."""
+        self.net_ = training.processes.whole(self.net_)
         n = len(training.source)
         rows = torch.linspace(0, n - 1, min(n, REMEMBERED), dtype=torch.float64).long()
         latent = self.net_.latent

@@ -53,7 +53,8 @@ class AdamW:
         scaled: bool = False,
     ) -> None:
         self.names = list(parameters)
-        self.parameters: list[Tensor] = list(parameters.values())
+        self.leaves: list[Tensor] = list(parameters.values())
+        self.parameters = [self.held(p) for p in self.leaves]
         self.matrices = [p for p in self.parameters if p.ndim > 1]
         self.base_rate, self.weight_decay, self.l2, self.ema = learning_rate, weight_decay, l2, ema
         self.gradient_clip, self.betas, self.eps = gradient_clip, betas, eps
@@ -64,6 +65,11 @@ class AdamW:
         self.second = [torch.zeros_like(p) for p in self.parameters]
         self.averages = [p.detach().clone() for p in self.parameters] if ema else []
         self.scale = LossScale(device) if scaled else None
+
+    @staticmethod
+    def held(parameter: Tensor) -> Tensor:
+        """Return what is in memory of a parameter: all of it."""
+        return parameter
 
     def scaled(self, loss: Tensor) -> Tensor:
         """Return the loss whose gradients `update` takes."""
@@ -95,11 +101,12 @@ class AdamW:
         if self.averages:
             self._average(sound)
 
-    def norm(self, gradients: Sequence[Tensor]) -> Tensor:
+    def norm(self, gradients: list[Tensor]) -> Tensor:
         """Return the global norm of gradients."""
         in_a_graph = torch.compiler.is_compiling()
-        each = map(vector_norm, gradients) if in_a_graph else torch._foreach_norm(gradients)
-        return vector_norm(torch.stack(list(each)))
+        each = torch._foreach_norm(gradients) if not in_a_graph else map(vector_norm, gradients)
+        norm: Tensor = vector_norm(torch.stack(list(each)))
+        return norm
 
     def _move(self, gradients: list[Tensor], sound: Tensor, divisor: Tensor | None) -> None:
         """Update moments and parameters in torch's fused kernel."""

@@ -58,8 +58,8 @@ def check_shared(model: "BaseAutoencoder", strategy: str) -> None:
     """
     if isinstance(model.modality_, Graph):
         raise ParameterError(
-            f"strategy='{strategy}' shares the samples of a batch between processes, and the nodes of "
-            "graphs hang together. Leave it at None."
+            f"strategy='{strategy}' shares the samples of a batch between processes, and the "
+            "nodes of graphs hang together. Leave it at None."
         )
     if model.compile is True:
         raise ParameterError(

@@ -16,7 +16,7 @@ from narrows.data.sources import Batch, InMemory
 from narrows.distributed import Processes
 from narrows.errors import NonFiniteError
 from narrows.log import Log, Row
-from narrows.net import Move, Stage, Terms
+from narrows.net import Move, Net, Stage, Terms
 from narrows.optimizer import CLEARED, AdamW, optimizers
 from narrows.plan import begin_plan, check_shared
 from narrows.recovery import Recovery, State
@@ -362,6 +362,12 @@ class Training:
             if move is None:
                 return
             yield move
+
+    @property
+    def nets(self) -> dict[str, Net]:
+        """By the first part of a tensor's name in the state: the net that it belongs to."""
+        players = {player: stage.net for stage in self.stages for player in stage.players}
+        return {"net": self.net, "best": self.net} | players
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor of the run's state by name; `load` reads them back."""

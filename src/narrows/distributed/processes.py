@@ -14,9 +14,10 @@ number of processes, so that their mean is the sum over all rows.
 import atexit
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -28,7 +29,12 @@ from narrows.distributed.rows import passing
 from narrows.errors import DataError, ParameterError
 from narrows.net import Move, Net
 from narrows.optimizer import AdamW
+from narrows.storage import pack, unpack, write_folder
 
+FILES = ("state.json", "state.safetensors")
+"""What a process writes of a run's state."""
+PIECES = "state-*.safetensors"
+"""What each of several writes in the place of the second."""
 __all__ = ["Processes", "join", "leads"]
 
 STARTED = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
@@ -154,6 +160,42 @@ class Processes:
             loss, optimizer.parameters, allow_unused=True, materialize_grads=True
         )
 
+    @property
+    def saves(self) -> bool:
+        """Whether this process has a part in saving the state of a run."""
+        return self.rank == 0
+
+    def decided(self, decision: bool) -> bool:
+        """Return the first one's decision in all processes that save."""
+        return decision
+
+    def write(self, path: Path, data: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Write the state of a run as a folder, whole or not at all.
+
+        Raises:
+            FileError: it cannot be written.
+        """
+        write_folder(path, pack(data, tensors, FILES), overwrite=True)
+
+    def read(
+        self, path: Path, nets: Mapping[str, nn.Module]
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return the state that `write` wrote, in any number of processes of any strategy.
+
+        Args:
+            path: the folder.
+            nets: by the first part of a tensor's name: whose state it is, or of whose parameters.
+
+        Raises:
+            ModelFileError: it is damaged.
+        """
+        del nets
+        if not any(path.glob(PIECES)):
+            return unpack(path, FILES)
+        from narrows.distributed.pieces import read_pieces  # here, because it takes long
+
+        return read_pieces(path, FILES[0], lambda _, size, dtype: torch.empty(size, dtype=dtype))
+
     def held(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return what this process holds of tensors."""
         return tensors
@@ -173,9 +215,7 @@ def join(strategy: str | None, device: torch.device) -> Processes:
     if strategy is None:
         return Processes(device)
     if strategy not in ("ddp", "fsdp"):
-        raise ParameterError(
-            f"strategy must be 'ddp', 'fsdp' or None. Got {strategy!r} instead."
-        )
+        raise ParameterError(f"strategy must be 'ddp', 'fsdp' or None. Got {strategy!r} instead.")
     if not dist.is_initialized():
         if not os.environ.keys() >= STARTED:
             raise ParameterError(
@@ -187,10 +227,11 @@ def join(strategy: str | None, device: torch.device) -> Processes:
     rank, count = dist.get_rank(), dist.get_world_size()
     if device.type == "cuda":
         device = _own(device, int(os.environ.get("LOCAL_RANK", rank)), strategy)
-    kind: type[Processes] = Processes
-    if strategy == "fsdp":
-        from narrows.distributed.shards import Shards as kind  # here, because it takes seconds
-    return kind(device, rank, count, strategy)
+    if strategy == "ddp":
+        return Processes(device, rank, count, strategy)
+    from narrows.distributed.shards import Shards  # here, because it takes seconds
+
+    return Shards(device, rank, count, strategy)
 
 
 def leads() -> bool:

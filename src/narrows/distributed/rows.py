@@ -48,7 +48,6 @@ def passing(processes: "Processes", nets: tuple[Net, ...]) -> Iterator[None]:
             handle.remove()
 
 
-
 class _Part:
     """The rows of a batch that are a process's own, as many as those of every other.
 
