@@ -39,6 +39,10 @@ from narrows.storage import (
 __all__ = ["read_pieces", "write_pieces"]
 
 
+UNREADABLE = (SafetensorError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
+"""What is raised where the pieces of a tensor do not make one."""
+
+
 class _Writer(StorageWriter):
     """Writes a file for each process, and the rest of the folder once all of them are there.
 
@@ -135,6 +139,6 @@ def read_pieces(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
             load(tensors, storage_reader=reader, no_dist=True)  # each reads for itself
-    except (SafetensorError, KeyError, ValueError, CheckpointException) as error:
+    except (*UNREADABLE, CheckpointException) as error:
         raise ModelFileError(f"{path} holds no tensors that can be read: {error}.") from error
     return read_json(path / name), tensors

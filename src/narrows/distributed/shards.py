@@ -74,7 +74,8 @@ class Shards(Processes):
     def spread(self, net: Net) -> None:
         """Share the weights of the layers between the processes."""
         memo: dict[int, Any] = {
-            id(p): nn.Parameter(torch.empty_like(p, device="meta")) for p in net.parameters()
+            id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad)
+            for p in net.parameters()
         }
         self.twins[net] = deepcopy(net, memo)
         mesh = init_device_mesh(self.device.type, (self.count,))
@@ -107,7 +108,7 @@ class Shards(Processes):
                 raise ParameterError(
                     "strategy='fsdp' gathers the weights of a layer while it runs, and this model "
                     "reads them at another time, as an exact Jacobian does "
-                    f"({str(error).partition('.')[0]}). Set strategy='ddp'."
+                    f"({str(error).splitlines()[0].rstrip('.')}). Set strategy='ddp'."
                 ) from error
 
     def align(self, net: nn.Module) -> None:
