@@ -91,7 +91,7 @@ class _Breaks(narrows.VAE):
 
     def after_epoch(self):
         if torch.distributed.get_rank() == 1:
-            self.net_.encoder[1].weight.to_local().fill_(torch.nan)
+            self.net_.encoder[1].weight.detach().to_local().fill_(torch.nan)
 
 
 def kept(folder, epochs=3, **options):
