@@ -43,6 +43,15 @@ CASES = [
 CASES += ["LinearAutoencoder-linear", "TopKAutoencoder-linear", "VAEGAN-conv"]
 
 
+def whole(optimizer, parts):
+    """What an optimizer gets of all processes."""
+    if type(optimizer) is AdamW:
+        return parts
+    from narrows.distributed.shards import full, like
+
+    return [full(like(*pair)) for pair in zip(parts, optimizer.leaves, strict=True)]
+
+
 def trained(case, **options):
     """What a small run logs in its first step and epoch, and each player's first gradients."""
     terms, gradients, step, update = [], {}, Training.step, AdamW.update
@@ -53,7 +62,8 @@ def trained(case, **options):
         return found
 
     def noting_gradients(self, found):
-        gradients.setdefault(self, torch.cat([g.flatten() for g in found]).clone())
+        if self not in gradients:
+            gradients[self] = torch.cat([g.flatten() for g in whole(self, found)]).clone()
         update(self, found)
 
     epochs = 3 if case.startswith("Stacked") else 1
@@ -70,10 +80,10 @@ def trained(case, **options):
 # -- what the processes run ---------------------------------------------------------------------
 
 
-def sentence(model, X, **options):
+def sentence(model, X, strategy="ddp", **options):
     """What is said where a model cannot be fitted."""
     try:
-        model.fit(X, strategy="ddp", **options)
+        model.fit(X, strategy=strategy, **options)
     except NarrowsError as error:
         return f"{type(error).__name__}: {error}"
     return "nothing"
@@ -200,8 +210,8 @@ def test_a_process_alone_names_torchrun():
 
 
 def test_a_strategy_that_is_none_is_refused():
-    with pytest.raises(ParameterError, match="strategy must be 'ddp'"):
-        narrows.VAE().fit(load_iris().data, strategy="fsdp")
+    with pytest.raises(ParameterError, match="strategy must be 'ddp', 'fsdp' or None"):
+        narrows.VAE().fit(load_iris().data, strategy="dp")
 
 
 def test_the_command_line_trains_in_all_processes_and_writes_once(together, tmp_path):

@@ -27,7 +27,6 @@ from narrows.net import Move, Net, Player, Stage, Step, Terms
 from narrows.parts.latents import Latent
 from narrows.parts.principal import start_path
 from narrows.persistence import restored, state_of
-from narrows.plan import check_shared
 from narrows.progress import displays
 from narrows.runtime import choose_threads, products, resolve_device, seeded, threads
 from narrows.storage import load_model, save_model
@@ -171,8 +170,6 @@ class BaseAutoencoder(Fitted):
         device = processes.device
         with self._unharmed(), seeded(processes.seed(self.seed), device) as seed:
             training = self._begin(X, device, seed, processes, y=y, **options)
-            if strategy is not None:
-                check_shared(self)
             with (
                 threads(self._threads(training.source)),
                 products(self.precision),
@@ -254,7 +251,7 @@ class BaseAutoencoder(Fitted):
             self, X, known, seed, fraction=fraction, **options
         )
         if known is None:
-            self.net_ = self.build(self.modality_)
+            self.net_: Net = self.build(self.modality_)
             start_output(self.net_, source)
             start_path(self.net_, source)
             start_latent(self.net_, source)
@@ -282,7 +279,8 @@ class BaseAutoencoder(Fitted):
             raise
 
     def _finish(self, training: Training) -> None:
-        """Keep what later methods need: the history, and codes of the training samples."""
+        """Keep what later methods need: the net, the history, codes of the training samples."""
+        self.net_ = training.processes.whole(self.net_)
         n = len(training.source)
         rows = torch.linspace(0, n - 1, min(n, REMEMBERED), dtype=torch.float64).long()
         latent = self.net_.latent

@@ -14,14 +14,13 @@ from typing import Any
 from narrows.errors import FileError, ModelFileError, NonFiniteError, ParameterError
 from narrows.net import Terms
 from narrows.signals import Held
-from narrows.storage import locked, pack, recover, unpack, write_folder
+from narrows.storage import locked, recover
 from narrows.training import Stopped, Training, group
 
 __all__ = ["KEPT", "interval", "kept", "resume", "write"]
 
 KEPT = 3
 """How many checkpoints stay in the folder."""
-FILES = ("state.json", "state.safetensors")
 FREE = {"verbose"}
 """Fields that may change between a run and its resumption."""
 SECONDS = {"s": 1, "min": 60, "h": 3600}
@@ -38,8 +37,8 @@ def kept(
     """Yield what runs a training, with its state in a folder that no other run may write to.
 
     SIGINT and SIGTERM act after the step under way, once the state is saved; a second one acts at
-    once, and so does the first one on several processes, of which the first saves for all. Of a
-    save that fails a warning tells, and training goes on.
+    once, and so does the first one on several processes. Of a save that fails a warning tells, and
+    training goes on.
 
     Args:
         training: the run, before its first step.
@@ -57,6 +56,7 @@ def kept(
         return
     folder, first = Path(folder), training.processes.rank == 0
     with ExitStack() as stack:
+        ours = folder.exists
         with training.processes.in_turn():
             if first:
                 _make(folder)
@@ -69,7 +69,8 @@ def kept(
                     f"{folder} holds the checkpoints of a run. Go on from them with resume=True, "
                     "or choose another folder."
                 )
-        yield _Saver(training, folder, every, ours).run if first else training.run
+        saves = training.processes.saves
+        yield _Saver(training, folder, every, ours).run if saves else training.run
 
 
 def interval(every: int | str) -> tuple[float, float]:
@@ -113,7 +114,9 @@ def write(folder: Path, training: Training) -> None:
     if good and (training.position or state["history"] != good[1]["history"]):
         state["good"] = good[1]
         tensors |= {f"good.{k}": v for k, v in good[0].items()}
-    write_folder(path, pack(state, tensors, FILES), overwrite=True)
+    training.processes.write(path, state, tensors)
+    if training.processes.rank:
+        return
     known = _checkpoints(folder)
     place = known.index(path) + 1
     for other in known[: max(0, place - KEPT)] + known[place:]:
@@ -130,7 +133,7 @@ def resume(folder: Path, training: Training) -> int:
     found = _checkpoints(folder)
     for path in reversed(found):
         try:
-            state, tensors = unpack(path, FILES)
+            state, tensors = training.processes.read(path, training.nets)
         except ModelFileError as error:
             warnings.warn(f"{error} Going back to the checkpoint before it.", stacklevel=2)
             continue
@@ -211,7 +214,9 @@ class _Saver:
     @property
     def due(self) -> bool:
         """Whether there were enough steps, or seconds, since the last checkpoint."""
-        return self.done >= self.steps or time.monotonic() - self.since >= self.seconds
+        if self.seconds == inf:
+            return self.done >= self.steps
+        return self.training.processes.decided(time.monotonic() - self.since >= self.seconds)
 
     def after_step(self, terms: Terms) -> None:
         """Save what is due."""
@@ -222,12 +227,12 @@ class _Saver:
     def write(self) -> None:
         """Write a checkpoint; where that fails, say so once, and let training go on.
 
-        Several processes must go back from a state that is not sound alike, so this one, which
-        alone looks at it here, waits until all of them find out.
+        Several processes must go back from a state that is not sound alike, so those that look
+        at it here wait until all of them find out.
         """
         together = self.training.processes.count > 1
         try:
-            if not self.ours():
+            if not self.training.processes.decided(self.ours()):
                 raise FileError(
                     f"The folder {self.folder} has vanished, or is another one by now."
                 )

@@ -55,7 +55,8 @@ class FitOptions(TypedDict, total=False):
         callbacks: what looks on while the model trains, such as `loggers.JSONL`; see
             `callbacks.Callback`.
         strategy: "ddp" trains in all processes that torchrun started, which get the same X and
-            share every batch; None trains in this one alone.
+            share every batch; with "fsdp" each keeps a part of the weights and of the optimizers'
+            state alone. None trains in this one.
     """
 
     sample_weight: ArrayLike | None
@@ -65,7 +66,7 @@ class FitOptions(TypedDict, total=False):
     checkpoint_every: int | str
     resume: bool
     callbacks: Sequence[Callback] | None
-    strategy: Literal["ddp"] | None
+    strategy: Literal["ddp", "fsdp"] | None
 
 
 def check_options(options: FitOptions) -> None:

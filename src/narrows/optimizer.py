@@ -53,7 +53,8 @@ class AdamW:
         scaled: bool = False,
     ) -> None:
         self.names = list(parameters)
-        self.parameters: list[Tensor] = list(parameters.values())
+        self.leaves: list[Tensor] = list(parameters.values())
+        self.parameters = [self.held(p) for p in self.leaves]
         self.matrices = [p for p in self.parameters if p.ndim > 1]
         self.base_rate, self.weight_decay, self.l2, self.ema = learning_rate, weight_decay, l2, ema
         self.gradient_clip, self.betas, self.eps = gradient_clip, betas, eps
@@ -65,6 +66,11 @@ class AdamW:
         self.averages = [p.detach().clone() for p in self.parameters] if ema else []
         self.scale = LossScale(device) if scaled else None
 
+    @staticmethod
+    def held(parameter: Tensor) -> Tensor:
+        """Return what is in memory of a parameter: all of it."""
+        return parameter
+
     def scaled(self, loss: Tensor) -> Tensor:
         """Return the loss whose gradients `update` takes."""
         return loss if self.scale is None else loss * self.scale.value
@@ -74,8 +80,7 @@ class AdamW:
         """Move the parameters by one step."""
         gradients = [g.contiguous() for g in gradients]  # the fused kernel reads raw memory
         in_a_graph = torch.compiler.is_compiling()
-        each = torch._foreach_norm(gradients) if not in_a_graph else map(vector_norm, gradients)
-        norm = vector_norm(torch.stack(list(each)))
+        norm = self.norm(gradients)
         sound = norm.lt(float("inf")).float()  # nan is not less either
         divisor, failed = None, 1 - sound
         if self.scale is not None:
@@ -95,6 +100,13 @@ class AdamW:
         move(gradients, sound, divisor)
         if self.averages:
             self._average(sound)
+
+    def norm(self, gradients: list[Tensor]) -> Tensor:
+        """Return the global norm of gradients."""
+        in_a_graph = torch.compiler.is_compiling()
+        each = torch._foreach_norm(gradients) if not in_a_graph else map(vector_norm, gradients)
+        norm: Tensor = vector_norm(torch.stack(list(each)))
+        return norm
 
     def _move(self, gradients: list[Tensor], sound: Tensor, divisor: Tensor | None) -> None:
         """Update moments and parameters in torch's fused kernel."""
@@ -207,7 +219,9 @@ class LossScale:
         return failed
 
 
-def optimizers(model: "BaseAutoencoder", stage: Stage) -> dict[str, AdamW]:
+def optimizers(
+    model: "BaseAutoencoder", stage: Stage, kind: type[AdamW] = AdamW
+) -> dict[str, AdamW]:
     """Return one optimizer a player; each parameter must belong to just one of them."""
     made: dict[str, AdamW] = {}
     names = {p: name for name, p in stage.net.named_parameters()}
@@ -223,7 +237,7 @@ def optimizers(model: "BaseAutoencoder", stage: Stage) -> dict[str, AdamW]:
                     f"'{player}'; players() must name disjoint modules."
                 )
         ordered = {name: p for p, name in names.items() if p in parameters}
-        made[player] = AdamW(ordered, **(options | own))
+        made[player] = kind(ordered, **(options | own))
     for p, name in names.items():
         if p not in owner:
             raise TrainingError(

@@ -58,7 +58,7 @@ def begin_plan(model: "BaseAutoencoder", source: InMemory) -> None:
         refuse_missing_halves(model, source)
 
 
-def check_shared(model: "BaseAutoencoder") -> None:
+def check_shared(model: "BaseAutoencoder", strategy: str) -> None:
     """Refuse what several processes cannot train together.
 
     Raises:
@@ -66,18 +66,18 @@ def check_shared(model: "BaseAutoencoder") -> None:
     """
     if isinstance(model.modality_, Graph):
         raise ParameterError(
-            "strategy='ddp' shares the samples of a batch between processes, and the nodes of "
-            "graphs hang together. Leave it at None."
+            f"strategy='{strategy}' shares the samples of a batch between processes, and the "
+            "nodes of graphs hang together. Leave it at None."
         )
     if model.compile is True:
         raise ParameterError(
             "compile=True makes one graph of a step, in which processes could exchange nothing. "
-            "Leave it at 'auto' with strategy='ddp'."
+            f"Leave it at 'auto' with strategy='{strategy}'."
         )
     if model.gradient_checkpointing:
         raise ParameterError(
             "gradient_checkpointing=True runs layers again, alone, which shares no batch between "
-            "processes. Leave it at False with strategy='ddp'."
+            f"processes. Leave it at False with strategy='{strategy}'."
         )
 
 

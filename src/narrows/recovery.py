@@ -43,9 +43,10 @@ class Recovery:
         Raises:
             NonFiniteError: there is one.
         """
-        log = self.training.log
+        log, processes = self.training.log, self.training.processes
         log.flush()
-        for name, value in not_finite(self.training.tensors()).items():
+        found = not_finite(processes.held(self.training.tensors()))
+        for name, value in processes.pooled(found).items():
             log.fail(f"tensor '{name}'", value, log.step)
 
     def keep(self) -> None:

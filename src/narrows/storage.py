@@ -26,15 +26,21 @@ __all__ = [
     "FORMAT",
     "append",
     "atomic_write",
+    "begin_folder",
+    "check_folder",
+    "end_folder",
     "load_model",
     "locked",
     "pack",
     "read_folder",
+    "read_json",
     "recover",
     "save_model",
+    "unfinished",
     "unpack",
     "versions",
     "write_folder",
+    "write_part",
 ]
 
 FORMAT = 1
@@ -94,23 +100,53 @@ def write_folder(path: Path_, files: Mapping[str, bytes | str], overwrite: bool 
     path = Path(path)
     if path.exists() and not overwrite:
         raise FileError(f"{path} exists already. Choose another name, or overwrite=True.")
-    sums = {name: _sha256(data) for name, data in files.items()}
-    manifest = json.dumps({"format": FORMAT, "files": sums}, indent=1)
-    fresh, previous = path.with_name(f".{path.name}.partial"), _previous(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(fresh, ignore_errors=True)  # what a crash left behind
-        fresh.mkdir()
-        for name, data in {**files, MANIFEST: manifest}.items():
-            atomic_write(fresh / name, data)
-        if path.exists():  # a folder cannot be renamed over another: set the old one aside
-            shutil.rmtree(previous, ignore_errors=True)
-            path.replace(previous)
-        fresh.replace(path)
-        _sync(path.parent)
+    with unfinished(path):
+        begin_folder(path)
+        end_folder(path, {name: write_part(path, name, data) for name, data in files.items()})
+
+
+def begin_folder(path: Path) -> None:
+    """Begin to write a folder, which is elsewhere until it is whole; to be done `unfinished`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(_fresh(path), ignore_errors=True)  # what a crash left behind
+    _fresh(path).mkdir()
+
+
+def write_part(path: Path, name: str, data: bytes | str) -> str:
+    """Write a file of a folder that was begun; return its SHA-256 sum for `end_folder`.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    atomic_write(_fresh(path) / name, data)
+    return _sha256(data)
+
+
+def end_folder(path: Path, sums: Mapping[str, str]) -> None:
+    """Put a folder in its place, with a manifest of its files' sums; to be done `unfinished`."""
+    fresh, previous = _fresh(path), _previous(path)
+    manifest = json.dumps({"format": FORMAT, "files": dict(sums)}, indent=1)
+    atomic_write(fresh / MANIFEST, manifest)
+    if path.exists():  # a folder cannot be renamed over another: set the old one aside
         shutil.rmtree(previous, ignore_errors=True)
-    except BaseException as error:  # a signal too leaves nothing half written
-        shutil.rmtree(fresh, ignore_errors=True)
+        path.replace(previous)
+    fresh.replace(path)
+    _sync(path.parent)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+@contextmanager
+def unfinished(path: Path) -> Iterator[None]:
+    """Leave nothing half written of a folder where what is done inside fails.
+
+    Raises:
+        FileError: in the place of an error of the system.
+    """
+    previous = _previous(path)
+    try:
+        yield
+    except BaseException as error:  # a signal too
+        shutil.rmtree(_fresh(path), ignore_errors=True)
         if not path.exists() and previous.exists():
             previous.replace(path)
         if isinstance(error, FileError) or not isinstance(error, OSError):
@@ -124,35 +160,36 @@ def read_folder(path: Path_) -> dict[str, bytes]:
     Raises:
         ModelFileError: the folder or a file is missing, damaged, or of a newer format.
     """
-    path = Path(path)
-    if not path.exists() and _previous(path).exists():
-        path = _previous(path)  # the writer died between its two renames
-    if not path.is_dir():
-        found = "is a file" if path.exists() else "does not exist"
-        raise ModelFileError(
-            f"{path} {found}; expected a folder written by narrows (config.json, "
-            "weights.safetensors, manifest.json). Pickled models are never loaded."
-        )
-    manifest = _parse(path / MANIFEST, _read(path / MANIFEST))
-    version, sums = manifest.get("format"), manifest.get("files")
-    if not isinstance(version, int) or not isinstance(sums, dict):
-        raise ModelFileError(f"{path / MANIFEST} is no manifest of narrows.")
-    if version > FORMAT:
-        raise ModelFileError(
-            f"{path} has format {version}, newer than the {FORMAT} that this version "
-            "of narrows reads. Upgrade narrows."
-        )
+    path = _written(Path(path))
     files = {}
-    for name, expected in sums.items():
-        if Path(name).name != name or "\0" in name:
-            raise ModelFileError(f"{path / MANIFEST} names '{name}', which is outside the folder.")
+    for name, expected in _manifest(path).items():
         files[name] = _read(path / name)
-        if _sha256(files[name]) != expected:
-            raise ModelFileError(
-                f"{path / name} is damaged: its SHA-256 is not the manifest's. Restore the folder "
-                "from a copy."
-            )
+        _compare(path / name, _sha256(files[name]), expected)
     return files
+
+
+def check_folder(path: Path) -> None:
+    """Compare the files of a folder with their sums, of which none need fit into memory.
+
+    Raises:
+        ModelFileError: as `read_folder` does.
+    """
+    for name, expected in _manifest(_written(path)).items():
+        try:
+            with (path / name).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise _unreadable(path / name, error) from error
+        _compare(path / name, found, expected)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises:
+        ModelFileError: there is none.
+    """
+    return _parse(path, _read(path))
 
 
 def recover(folder: Path) -> None:
@@ -270,6 +307,48 @@ def versions() -> dict[str, str]:
     }
 
 
+def _written(path: Path) -> Path:
+    """Return where a folder is, which is elsewhere if its writer died between two renames."""
+    if not path.exists() and _previous(path).exists():
+        path = _previous(path)
+    if not path.is_dir():
+        found = "is a file" if path.exists() else "does not exist"
+        raise ModelFileError(
+            f"{path} {found}; expected a folder written by narrows (config.json, "
+            "weights.safetensors, manifest.json). Pickled models are never loaded."
+        )
+    return path
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """Return the sums of a folder's files by name."""
+    manifest = read_json(path / MANIFEST)
+    version, sums = manifest.get("format"), manifest.get("files")
+    if not isinstance(version, int) or not isinstance(sums, dict):
+        raise ModelFileError(f"{path / MANIFEST} is no manifest of narrows.")
+    if version > FORMAT:
+        raise ModelFileError(
+            f"{path} has format {version}, newer than the {FORMAT} that this version "
+            "of narrows reads. Upgrade narrows."
+        )
+    for name in sums:
+        if Path(name).name != name or "\0" in name:
+            raise ModelFileError(f"{path / MANIFEST} names '{name}', which is outside the folder.")
+    return sums
+
+
+def _compare(path: Path, found: str, expected: str) -> None:
+    if found != expected:
+        raise ModelFileError(
+            f"{path} is damaged: its SHA-256 is not the manifest's. Restore the folder "
+            "from a copy."
+        )
+
+
+def _fresh(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
 def _previous(path: Path) -> Path:
     return path.with_name(f".{path.name}.previous")
 
@@ -278,9 +357,13 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ModelFileError(
-            f"{path} cannot be read: {error.strerror or error}. The folder is not complete."
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> ModelFileError:
+    return ModelFileError(
+        f"{path} cannot be read: {error.strerror or error}. The folder is not complete."
+    )
 
 
 def _parse(path: Path, data: bytes) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from narrows.data.sources import Batch, InMemory
 from narrows.distributed import Processes
 from narrows.errors import NonFiniteError
 from narrows.log import Log, Row
-from narrows.net import Move, Stage, Terms
-from narrows.optimizer import CLEARED, optimizers
-from narrows.plan import begin_plan
+from narrows.net import Move, Net, Stage, Terms
+from narrows.optimizer import CLEARED, AdamW, optimizers
+from narrows.plan import begin_plan, check_shared
 from narrows.recovery import Recovery, State
 from narrows.runtime import cuda_devices, keep_memory, seed_noise
 from narrows.schedules import schedule_of
@@ -67,9 +67,12 @@ class Training:
         self.epochs, self.seed = epochs, seed
         self.device = source.x.device
         self.processes = processes or Processes(self.device)
+        if self.processes.strategy is not None:
+            check_shared(model, self.processes.strategy)
+        self.processes.spread(self.net)
         self.stages = model.stages(epochs)
         self.stage = self.stages[0]
-        self.optimizers, self.clocks = optimizers(model, self.stage), clocks(self.stage)
+        self.optimizers, self.clocks = self.players(), clocks(self.stage)
         self.schedule = schedule_of(model)
         self.compiled = self.repays() if model.compile == "auto" else model.compile
         self.compiled &= epochs is not None  # a single pass repays no graph
@@ -138,10 +141,15 @@ class Training:
         if stage is not self.stage:
             skipped = self.skipped
             self.exchange()
-            self.stage, self.optimizers = stage, optimizers(self.model, stage)
-            self.graph, self.clocks = None, clocks(stage)
+            self.stage = stage
+            self.optimizers, self.clocks = self.players(), clocks(stage)
+            self.graph = None
             next(iter(self.optimizers.values())).skipped.fill_(skipped)
             self.recovery.slow_down(self.recovery.retries, 0)
+
+    def players(self) -> dict[str, AdamW]:
+        """Return an optimizer for each player of the stage."""
+        return optimizers(self.model, self.stage, self.processes.adamw)
 
     def length(self, stage: Stage) -> int:
         """Return how many epochs a stage has."""
@@ -372,10 +380,7 @@ class Training:
         """Return a move on a batch, or on a part of it, with its gradient."""
         loss, means = total(move, batch.weight)
         optimizer = self.optimizers[move.player]
-        # Only this player's parameters: a loss that fools the critic never trains it.
-        gradients = torch.autograd.grad(
-            optimizer.scaled(loss), optimizer.parameters, allow_unused=True, materialize_grads=True
-        )
+        gradients = self.processes.gradients(optimizer.scaled(loss), optimizer)
         return Turn(move.player, gradients, means, [] if move.step is None else [move.step])
 
     @torch.no_grad()
@@ -398,7 +403,7 @@ class Training:
 
     def moves(self, batch: Batch) -> Iterator[Move]:
         """Yield the players' moves; the forward passes run in the model's precision."""
-        moves = self.stage.losses(batch)
+        moves = map(self.processes.complete, self.stage.losses(batch))
         if (half := HALF.get(self.model.precision)) is None:
             yield from moves
             return
@@ -408,6 +413,12 @@ class Training:
             if move is None:
                 return
             yield move
+
+    @property
+    def nets(self) -> dict[str, Net]:
+        """By the first part of a tensor's name in the state: the net that it belongs to."""
+        players = {player: stage.net for stage in self.stages for player in stage.players}
+        return {"net": self.net, "best": self.net} | players
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor of the run's state by name; `load` reads them back."""

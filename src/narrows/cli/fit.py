@@ -50,6 +50,7 @@ def fit(
     weight: str | None = None,
     size: str | None = None,
     log: str | None = None,
+    strategy: str | None = None,
     config: Path | None = None,
     set_: Annotated[Sequence[str], Parameter("--set", negative=(), show_default=False)] = (),
     checkpoint_every: str | None = None,
@@ -59,7 +60,7 @@ def fit(
 ) -> None:
     """Train a model on data, and write it with its numbers and a report into a run folder.
 
-    Started by torchrun, all processes train it together, and the first one writes.
+    Started by torchrun, all processes train it together, and the first one reports.
 
     Args:
         data: a sample (digits, iris, ...), a .npy, .npz, .csv, .parquet or .txt file, or image
@@ -73,6 +74,8 @@ def fit(
         weight: column of the sample weights.
         size: HEIGHTxWIDTH to resize images to.
         log: "tensorboard" (into OUT/tensorboard) or "mlflow", beside OUT/history.jsonl.
+        strategy: what processes that torchrun started do: "ddp", where each holds the whole model
+            (the default), or "fsdp", where each keeps a part of it.
         config: TOML file with these settings and a table [fields]; flags count for more.
         set_: FIELD=VALUE, the same as the field's flag.
         checkpoint_every: when the state of training is saved in OUT/checkpoints, until the run
@@ -83,9 +86,14 @@ def fit(
     """
     options: dict[str, Any] = {"data": data, "model": model, "out": out, "labels": labels}
     options |= {"groups": groups, "weight": weight, "size": size, "log": log}
-    options |= {"checkpoint_every": checkpoint_every}
+    options |= {"checkpoint_every": checkpoint_every, "strategy": strategy}
     given = vars(fields) if fields else {}
     values = read_pairs(set_) | {k: parse(v, k) for k, v in given.items() if v is not None}
+    if strategy is not None and rank() is None:
+        raise UsageError(
+            "--strategy is for processes that torchrun starts, as in: torchrun --nproc-per-node 2 "
+            f"-m narrows fit digits --strategy {strategy}. Leave it out."
+        )
     if resume and out and not (data or config):
         config = Path(out, CHECKPOINTS, SETTINGS)
     plan = Plan() if config is None else Plan.read(config)
@@ -188,7 +196,7 @@ def _train(
     if plan.weight is not None:
         options["sample_weight"] = dataset.columns[plan.weight]
     if rank() is not None:
-        options["strategy"] = "ddp"
+        options["strategy"] = plan.strategy or "ddp"
     folder = plan.place / CHECKPOINTS
     if not rank():
         folder.mkdir(exist_ok=True)

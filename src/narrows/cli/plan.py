@@ -28,6 +28,7 @@ class Plan:
         size: "HxW" to resize images to.
         checkpoint_every: when the state of training is saved, as `fit` of a model takes it.
         log: the logger that writes beside history.jsonl: "tensorboard" or "mlflow".
+        strategy: what processes do that torchrun started: "ddp" (the default) or "fsdp".
         fields: parameters of the model that are set.
     """
 
@@ -40,6 +41,7 @@ class Plan:
     size: str | None = None
     log: str | None = None
     checkpoint_every: str = "1 min"
+    strategy: str | None = None
     fields: dict[str, Any] = field(default_factory=dict)
 
     @classmethod

@@ -270,9 +270,14 @@ class TiedLinear(nn.Module):
         self._source = (source,)  # in a tuple, so that the weight is registered only once
         self.bias = nn.Parameter(torch.zeros(source.in_features)) if bias else None
 
+    @property
+    def source(self) -> nn.Linear:
+        """The encoder's layer."""
+        return self._source[0]
+
     def forward(self, x: Tensor) -> Tensor:
         """Apply the transposed weight; a posterior's extra rows (log-variances) take no part."""
-        return F.linear(x, self._source[0].weight[: self.in_features].t(), self.bias)
+        return F.linear(x, self.source.weight[: self.in_features].t(), self.bias)
 
 
 def initialise(layer: Layer, activation: str = "linear") -> Layer:
