@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from narrows.data.sources import Batch
-from narrows.errors import DataError, ParameterError, TrainingError
+from narrows.errors import DataError, ParameterError, PeerError
 from narrows.net import Net
 from narrows.parts.networks import Chance, Dropout
 
@@ -195,7 +195,7 @@ def _exchange(call: Callable[..., Any], *arguments: Any) -> None:
     try:
         call(*arguments)
     except RuntimeError as error:
-        raise TrainingError(
+        raise PeerError(
             "Another process of this run has ended or cannot be reached, and this one cannot go "
             "on without it. The other one's own message says why."
         ) from error

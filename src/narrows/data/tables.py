@@ -5,7 +5,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from narrows.errors import DataError
 
 __all__ = [
     "column_array",
-    "columns_of",
+    "known_columns",
     "open_parquet",
     "parquet_files",
     "read_csv",
@@ -69,19 +69,40 @@ def parquet_files(folder: Path) -> list[Path]:
 def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file, of which no more than is asked for is read at once."""
     check(path)
-    with reading(path), path.open("rb") as stream:
-        yield pq.ParquetFile(stream, pre_buffer=False, page_checksum_verification=True)
+    with ExitStack() as stack:
+        with reading(path):
+            stream = stack.enter_context(path.open("rb"))
+            file = pq.ParquetFile(stream, pre_buffer=False, page_checksum_verification=True)
+        yield file
 
 
-def columns_of(schema: pa.Schema) -> list[str]:
+def known_columns(modality: Any, schema: pa.Schema) -> list[str]:
+    """Return which columns of a table a fitted modality reads, and in which order.
+
+    They are those that it knows, and the stamps of a recording; all where some are missing, less
+    the index that pandas may have added.
+    """
+    known = vars(modality)
+    names = [name for name in known.get("columns", ()) if isinstance(name, str)]
+    if not names or not set(names) <= set(schema.names):
+        return _columns(schema)
+    if "window" in known:  # its stamps stay where they are
+        order = iter(names)
+        stamps = {field.name for field in schema if pa.types.is_temporal(field.type)}
+        given = [name for name in schema.names if name in stamps | set(names)]
+        names = [name if name in stamps else next(order) for name in given]
+    return names
+
+
+def _columns(schema: pa.Schema) -> list[str]:
     """Return the names of the columns, less those of the index that pandas may have added."""
     return [name for name in schema.names if not name.startswith("__index_level_")]
 
 
 def _read_parquet(path: Path) -> pa.Table:
-    with open_parquet(path) as file:
+    with open_parquet(path) as file, reading(path):
         table = file.read()
-    return table.select(columns_of(table.schema))
+    return table.select(_columns(table.schema))
 
 
 def read_csv(path: Path) -> pa.Table:
