@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from narrows.base import load
+from narrows import load
 from narrows.data.modalities import Sequence
 from narrows.data.paths import check, reading, show
 from narrows.data.sources import at_once

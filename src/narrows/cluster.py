@@ -39,7 +39,6 @@ def connected() -> Iterator[None]:
         os.environ.setdefault(name, value)
     try:
         import ray
-        import ray.data
         import ray.train
     except ImportError as error:
         raise MissingExtraError("Ray needs its own library: pip install 'narrows[ray]'") from error
@@ -48,7 +47,12 @@ def connected() -> Iterator[None]:
         return
     address = os.environ.get("RAY_ADDRESS", "local")
     try:
-        ray.init(address, include_dashboard=False, logging_level=logging.ERROR)
+        ray.init(
+            address,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            logging_config=ray.LoggingConfig(log_level="ERROR"),
+        )
     except ConnectionError as error:
         raise ParameterError(
             f"There is no Ray cluster at RAY_ADDRESS={address}. Start one with `ray start "
@@ -106,15 +110,16 @@ def train(work: Callable[[int], None], folder: Path, workers: int | None) -> Non
 def apply(
     bulk: Callable[[], Bulk], files: Mapping[Path, Path], workers: int | None
 ) -> Iterator[tuple[int, bool]]:
-    """Let workers, which have a CPU each, apply a model to files.
+    """Let workers, which have a CPU each, apply a model to files; all that die are replaced.
 
-    Files are the rows of Ray's data set, as it keeps neither the order of their rows nor which
-    rows were written by a worker that died.
+    These are actors of Ray's core and no data set of Ray Data, which names and orders the files
+    that it writes by itself, replaces a worker that dies of a file again and again, and waits for
+    ever where workers leave no CPU to the tasks that read.
 
     Args:
         bulk: makes what each worker applies.
         files: where the results of each go.
-        workers: how many; None for all that the cluster has room for, and there are files.
+        workers: how many; None for all that the cluster has room for.
 
     Yields:
         What `Bulk` returns, file by file.
@@ -124,23 +129,13 @@ def apply(
         NarrowsError: what a worker raised.
     """
     import ray
+    from ray.util import ActorPool
 
-    workers = min(_room("CPU", workers), len(files))
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    rows = ray.data.range(len(files), override_num_blocks=len(files))
-    made = rows.map(
-        _Applied,
-        fn_constructor_args=(bulk, list(files.items())),
-        compute=ray.data.ActorPoolStrategy(size=workers),
-        num_cpus=1,
-        max_restarts=RETRIES,
-        max_task_retries=RETRIES,
-    )
+    count = min(_room("CPU", workers), len(files))
+    actor = ray.remote(num_cpus=1, max_restarts=RETRIES, max_task_retries=RETRIES)(_Applied)
+    pool = ActorPool([actor.remote(bulk) for _ in range(count)])
     try:
-        for row in made.iter_rows():
-            yield row["rows"], row["written"]
+        yield from pool.map_unordered(_begin, files.items())
     except ray.exceptions.RayError as error:
         raise _cause(error) from error
 
@@ -148,12 +143,16 @@ def apply(
 class _Applied:
     """What a worker keeps: the model, loaded once."""
 
-    def __init__(self, bulk: Callable[[], Bulk], files: list[tuple[Path, Path]]) -> None:
-        self.bulk, self.files = bulk(), files
+    def __init__(self, bulk: Callable[[], Bulk]) -> None:
+        self.bulk = bulk()
 
-    def __call__(self, row: dict[str, int]) -> dict[str, Any]:
-        rows, written = self.bulk(*self.files[row["id"]])
-        return {"rows": rows, "written": written}
+    def apply(self, source: Path, target: Path) -> tuple[int, bool]:
+        """Make the results of a file."""
+        return self.bulk(source, target)
+
+
+def _begin(worker: Any, files: tuple[Path, Path]) -> Any:
+    return worker.apply.remote(*files)
 
 
 def _work(config: dict[str, Callable[[int], None]]) -> None:
