@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -38,8 +39,10 @@ def connected() -> Iterator[None]:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
-        import ray
-        import ray.train
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Ray warns of options of its own
+            import ray
+            import ray.train.torch
     except ImportError as error:
         raise MissingExtraError("Ray needs its own library: pip install 'narrows[ray]'") from error
     if ray.is_initialized():
