@@ -261,6 +261,14 @@ USAGE = [
     ("encode file file.npy --out file.npy --force", ["is or holds the input"]),
     ("sample file many --out z.npy", ["many"]),
     ("models vea", ["'vea'", "'vae'"]),
+    ("fit iris --engine rya", ["local or ray", "'rya'", "'ray'"]),
+    ("fit iris --workers 2", ["--workers=2 is for --engine ray"]),
+    ("fit iris --engine ray --workers 0", ["--workers must be 1 or more", "0"]),
+    ("score file iris --out z --engine ray", ["iris does not exist", "folder"]),
+    ("score file file.npy --out z.npy --engine ray", ["--out is a folder", "'z.npy'"]),
+    ("encode file file.npy --out . --engine ray", ["holds the input"]),
+    ("encode file . --out ./z --engine ray", ["lies in it"]),
+    ("score file file.npy --out z --engine ray --size 8x8", ["--size is for images"]),
 ]
 
 
@@ -279,6 +287,7 @@ CONFIGS = [
     ('data = "iris"\nepochs = 3', ["'epochs'", "[fields]"]),
     ('data = "iris"\nlatentdim = 3', ["'latentdim'", "'latent_dim'"]),
     ("checkpoint_every = 1", ["'checkpoint_every'", "text in quotes"]),
+    ('workers = "2"', ["'workers'", "a whole number"]),
     ('data = "iris"\n[fields]\nbata = 4', ["'bata'", "'beta'"]),
     ('data = "iris"\n[fields]\nbeta = -1.0', ["'beta'", "≥ 0"]),
     ("data = iris", ["line 1", "column 8"]),
@@ -462,6 +471,35 @@ def test_sigterm_ends_tidily_and_soon():
     assert {path.name[:6] for path in place.iterdir()} == {"epoch-", "run.to"}
 
 
+@pytest.mark.parametrize("command", ["fit iris", "score run rows.parquet --out z"])
+def test_ray_that_is_not_installed_is_asked_for_in_vain(monkeypatch, refused, iris_run, command):
+    shutil.copytree(iris_run, "run")
+    table = pa.table(dict(zip(load_iris().feature_names, load_iris().data.T, strict=True)))
+    pq.write_table(table, "rows.parquet")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    refused(1, ["pip install 'narrows[ray]'"], *command.split(), "--engine", "ray")
+    assert not Path("runs/iris-vae").exists()
+
+
+def test_ray_and_torchrun_do_not_both_start_processes(monkeypatch, refused):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("RANK", "0")
+    refused(2, ["--engine ray starts its own", "torchrun"], "fit", *IRIS, "--engine", "ray")
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_a_folder_of_parquet_is_fitted_and_scored_as_one_table():
+    columns = dict(zip(load_iris().feature_names, load_iris().data.T, strict=True))
+    Path("rows").mkdir()
+    for i in range(3):
+        pq.write_table(pa.table(columns).slice(50 * i, 50), f"rows/{i}.parquet")
+    assert call("fit", "rows", "--epochs", 1, "--out", "run") == 0
+    assert json.loads(Path("run/metrics.json").read_text())["data"] == "rows: 150 rows × 4 columns"
+    for name, data in {"a.npy": "rows", "b.npy": "iris"}.items():
+        assert call("score", "run", data, "--out", name) == 0
+    np.testing.assert_array_equal(np.load("a.npy"), np.load("b.npy"))
+
+
 def test_debug_shows_the_traceback(capsys):
     assert call("fit", "nothing", "--debug") == 2
     assert "Traceback" in capsys.readouterr().err
@@ -586,7 +624,8 @@ def test_values_of_texts(text, name, value):
 
 def test_a_plan_survives_toml(tmp_path):
     fields = {"hidden": (128, 64), "patience": None, "tied": True, "beta": 1e-5, "device": 'a"\\b'}
-    plan = Plan("iris", "vae", str(tmp_path / "ü\n"), "kind", fields=fields)
+    engine = {"engine": "ray", "workers": 2}
+    plan = Plan("iris", "vae", str(tmp_path / "ü\n"), "kind", fields=fields, **engine)
     path = tmp_path / "run.toml"
     path.write_text(plan.toml())
     again = Plan.read(path)

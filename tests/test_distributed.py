@@ -197,7 +197,7 @@ def test_one_process_goes_on_from_what_two_kept(together):
         ("compile", "ParameterError: compile=True makes one graph"),
         ("other data", "DataError: Process 1 differs from process 0 in data."),
         ("other fields", "DataError: Process 1 differs from process 0 in epochs, beta."),
-        ("ended", "TrainingError: Another process of this run has ended"),
+        ("ended", "PeerError: Another process of this run has ended"),
     ],
 )
 def test_what_cannot_be_shared_is_refused_with_a_sentence(name, words, together):

@@ -162,6 +162,20 @@ def test_a_missing_folder_is_an_error_of_the_file(tmp_path):
         atomic_write(tmp_path / "nowhere" / "a", b"")
 
 
+def test_content_may_be_written_piece_by_piece(tmp_path):
+    atomic_write(tmp_path / "a", lambda file: [file.write(b"one, "), file.write(b"two")])
+    assert (tmp_path / "a").read_bytes() == b"one, two"
+
+    def fail(file):
+        file.write(b"three")
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        atomic_write(tmp_path / "a", fail)
+    assert (tmp_path / "a").read_bytes() == b"one, two"
+    assert os.listdir(tmp_path) == ["a"]
+
+
 # -- one folder -------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "NarrowsError",
     "NonFiniteError",
     "ParameterError",
+    "PeerError",
     "TrainingError",
     "nearest",
 ]
@@ -51,6 +52,10 @@ class ModelFileError(FileError):
 
 class TrainingError(NarrowsError, RuntimeError):
     """Training cannot go on."""
+
+
+class PeerError(TrainingError):
+    """Another process of the run has ended or cannot be reached."""
 
 
 class NonFiniteError(TrainingError):

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMAT",
+    "MANIFEST",
     "append",
     "atomic_write",
     "begin_folder",
@@ -50,11 +51,16 @@ MANIFEST = "manifest.json"
 Path_ = str | os.PathLike[str]
 
 
-def atomic_write(path: Path_, content: bytes | str) -> None:
+def atomic_write(path: Path_, content: bytes | str | Callable[[BinaryIO], object]) -> None:
     """Write a file so that, whatever happens, the old or the new content is there, whole.
 
     A temporary file beside the target is written, synced and renamed over it; then the folder is
     synced.
+
+    Args:
+        path: the file.
+        content: what it shall hold, or a function that writes this into the open file piece by
+            piece; what that raises leaves no trace.
 
     Raises:
         FileError: the file cannot be written; what was there before is untouched.
@@ -64,16 +70,22 @@ def atomic_write(path: Path_, content: bytes | str) -> None:
     temporary = path.with_name(f".{path.name}.partial")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            if callable(data):
+                data(file)
+            else:
+                file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync(path.parent)
-    except OSError as error:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
+        if isinstance(error, FileError) or not isinstance(error, OSError):
+            raise
+        size = "" if callable(data) else f" ({len(data):,} bytes)"
         raise FileError(
-            f"Cannot write {path} ({len(data):,} bytes): {error.strerror or error}. Free space, "
+            f"Cannot write {path}{size}: {error.strerror or error}. Free space, "
             "mend the permissions or choose another place; nothing that existed was changed."
         ) from error
 

@@ -230,6 +230,38 @@ def test_only_tables_have_columns(put):
         read(put("a.npy", npy(np.ones((2, 2)))), labels="kind")
 
 
+def test_a_folder_of_parquet_is_one_table(put, tmp_path):
+    put("t/day=2/b.parquet", parquet(TABLE.select(["kind", "b", "a"])))
+    put("t/a.parquet", parquet(TABLE.set_column(1, "b", pa.nulls(3))))
+    put("t/_temporary/c.parquet", b"begun by another program")
+    put("t/_SUCCESS", b"done")
+    data = read(tmp_path / "t", labels="kind")
+    assert data.X.to_pydict() == {"a": [1, 2, 3] * 2, "b": [None] * 3 + [0.5, None, 2.5]}
+    assert list(data.y) == ["x", "", "y"] * 2
+    assert (data.name, data.describe()) == ("t", "6 rows × 2 columns, 3 classes")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("b.parquet", parquet(TABLE.drop_columns("b")), r"only '.*a\.parquet' has 'b'"),
+        (
+            "b.parquet",
+            parquet(TABLE.append_column("c", [[1] * 3])),
+            r"only '.*b\.parquet' has 'c'",
+        ),
+        ("b.parquet", parquet(TABLE.set_column(0, "a", [["x"] * 3])), "Give a column one type"),
+        ("b.png", png(4, 4), r"tables and images, such as '.*a\.parquet' and '.*b\.png'"),
+    ],
+    ids=["missing", "another", "type", "mixed"],
+)
+def test_files_that_are_no_one_table(put, tmp_path, name, content, words):
+    put("t/a.parquet", parquet())
+    put(f"t/{name}", content)
+    with pytest.raises(DataError, match=words):
+        read(tmp_path / "t")
+
+
 # -- images ------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from narrows.cli.engine import apply_on_ray, check_engine
 from narrows.cli.inputs import open_model, read_data, read_rows, spans_of
 from narrows.cli.outputs import (
     check_fit,
@@ -21,8 +22,16 @@ if TYPE_CHECKING:
 __all__ = ["decode", "encode", "reconstruct", "sample", "score"]
 
 Run = Annotated[Path, Parameter(help="folder of a run, or of a saved model.")]
-Data = Annotated[str, Parameter(help="a sample's name, a file, or a folder of images.")]
-Values = Annotated[Path, Parameter(help="a .npy, .parquet or .csv file.")]
+Data = Annotated[
+    str, Parameter(help="a sample's name, a file, or a folder of images or of .parquet files.")
+]
+Values = Annotated[
+    Path,
+    Parameter(
+        help="a .npy, .parquet or .csv file; with Ray the folder of a .parquet file for each one "
+        "of the data, whose rows are in the same order; what is there already stays."
+    ),
+]
 Samples = Annotated[
     Path,
     Parameter(
@@ -31,6 +40,12 @@ Samples = Annotated[
     ),
 ]
 Size = Annotated[str | None, Parameter(help="HEIGHTxWIDTH to resize images to.")]
+Engine = Annotated[
+    str, Parameter(help='"local", or "ray", whose workers share out a folder of .parquet files.')
+]
+Workers = Annotated[
+    int | None, Parameter(help="how many workers Ray shall use (default one a CPU).")
+]
 Force = Annotated[
     bool, Parameter(negative=(), show_default=False, help="replace OUT if it exists.")
 ]
@@ -46,9 +61,20 @@ def reconstruct(
 
 
 def encode(
-    run: Run, data: Data, /, *, out: Values, size: Size = None, force: Force = False
+    run: Run,
+    data: Data,
+    /,
+    *,
+    out: Values,
+    size: Size = None,
+    engine: Engine = "local",
+    workers: Workers = None,
+    force: Force = False,
 ) -> None:
     """Write the codes of data."""
+    if check_engine(engine, workers):
+        apply_on_ray("encode", run, data, out, size=size, workers=workers, force=force)
+        return
     model = _open(run, out, force, source=data, images=False)
     codes = model.transform(read_rows(model, data, size))
     write_values(out, codes, list(model.get_feature_names_out()))
@@ -69,9 +95,20 @@ def decode(
 
 
 def score(
-    run: Run, data: Data, /, *, out: Values, size: Size = None, force: Force = False
+    run: Run,
+    data: Data,
+    /,
+    *,
+    out: Values,
+    size: Size = None,
+    engine: Engine = "local",
+    workers: Workers = None,
+    force: Force = False,
 ) -> None:
     """Write a lower bound on the log-likelihood of each sample in nats: higher is more normal."""
+    if check_engine(engine, workers):
+        apply_on_ray("score", run, data, out, size=size, workers=workers, force=force)
+        return
     model = _open(run, out, force, source=data, images=False)
     rows = read_rows(model, data, size)
     scores = model.score_samples(rows)

@@ -1,14 +1,16 @@
 """`narrows fit`: from data to a run folder with a model, its numbers and a report."""
 
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from narrows.cli.engine import check_engine
 from narrows.cli.flags import MODELS, Fields, Model, UsageError, find_model, parse, read_pairs
 from narrows.cli.inputs import holds_graph, parse_size, read_data
 from narrows.cli.plan import Plan
@@ -19,6 +21,7 @@ from narrows.cli.runs import (
     complete,
     loggers,
     rank,
+    read_summary,
     summarise,
     write_model,
     write_results,
@@ -54,6 +57,8 @@ def fit(
     config: Path | None = None,
     set_: Annotated[Sequence[str], Parameter("--set", negative=(), show_default=False)] = (),
     checkpoint_every: str | None = None,
+    engine: str | None = None,
+    workers: int | None = None,
     resume: Switch = False,
     force: Switch = False,
     fields: Annotated[Fields | None, Parameter("*")] = None,
@@ -63,9 +68,9 @@ def fit(
     Started by torchrun, all processes train it together, and the first one reports.
 
     Args:
-        data: a sample (digits, iris, ...), a .npy, .npz, .csv, .parquet or .txt file, or image
-            folder; an .npz with edge_index (and features or x, edge_weight, labels or y) is a
-            graph.
+        data: a sample (digits, iris, ...), a .npy, .npz, .csv, .parquet or .txt file, or a folder
+            of images or of .parquet files; an .npz with edge_index (and features or x,
+            edge_weight, labels or y) is a graph.
         model: one of those that `narrows models` lists (default vae, for graphs
             variationalgraph).
         out: folder of the run (default runs/DATA-MODEL).
@@ -74,12 +79,14 @@ def fit(
         weight: column of the sample weights.
         size: HEIGHTxWIDTH to resize images to.
         log: "tensorboard" (into OUT/tensorboard) or "mlflow", beside OUT/history.jsonl.
-        strategy: what processes that torchrun started do: "ddp", where each holds the whole model
-            (the default), or "fsdp", where each keeps a part of it.
+        strategy: what several processes do: "ddp", where each holds the whole model (the
+            default), or "fsdp", where each keeps a part of it.
         config: TOML file with these settings and a table [fields]; flags count for more.
         set_: FIELD=VALUE, the same as the field's flag.
         checkpoint_every: when the state of training is saved in OUT/checkpoints, until the run
             is complete: "epoch", a number of steps, or a time in s, min or h (default "1 min").
+        engine: "local" (default) or "ray", whose workers train the model together.
+        workers: how many workers Ray shall use (default a GPU each, or else a CPU each).
         resume: go on from the newest checkpoint in OUT.
         force: replace the run in OUT; it stays until the new one is trained.
         fields: parameters of the model.
@@ -87,13 +94,9 @@ def fit(
     options: dict[str, Any] = {"data": data, "model": model, "out": out, "labels": labels}
     options |= {"groups": groups, "weight": weight, "size": size, "log": log}
     options |= {"checkpoint_every": checkpoint_every, "strategy": strategy}
+    options |= {"engine": engine, "workers": workers}
     given = vars(fields) if fields else {}
     values = read_pairs(set_) | {k: parse(v, k) for k, v in given.items() if v is not None}
-    if strategy is not None and rank() is None:
-        raise UsageError(
-            "--strategy is for processes that torchrun starts, as in: torchrun --nproc-per-node 2 "
-            f"-m narrows fit digits --strategy {strategy}. Leave it out."
-        )
     if resume and out and not (data or config):
         config = Path(out, CHECKPOINTS, SETTINGS)
     plan = Plan() if config is None else Plan.read(config)
@@ -107,8 +110,23 @@ def fit(
     entry.check(plan.fields)
     parse_size(plan.size)
     plan = replace(plan, model=entry.command)
-    with nullcontext() if rank() else claim(plan.place, resume=resume, force=force):
-        _run(plan, entry, resume)
+    on_ray = check_engine(plan.engine, plan.workers)
+    if strategy is not None and rank() is None and not on_ray:
+        raise UsageError(
+            "--strategy is for processes that torchrun starts, as in: torchrun --nproc-per-node 2 "
+            f"-m narrows fit digits --strategy {strategy}, or for --engine ray. Leave it out."
+        )
+    if rank():
+        _run(plan, entry, resume, rank())
+        return
+    with claim(plan.place, resume=resume, force=force), _resumable(plan.place):
+        _begin(plan, resume)
+        done = _epochs_saved(plan.place)
+        if on_ray:
+            _run_on_ray(plan, entry, resume)
+        else:
+            _run(plan, entry, resume, rank())
+        _tell(plan.place, done)
 
 
 def resume(run: str, /) -> None:
@@ -123,8 +141,54 @@ def resume(run: str, /) -> None:
         fit(out=run, resume=True)
 
 
-def _run(plan: Plan, entry: Model, resume: bool) -> None:
-    """Train, evaluate, write and print."""
+@contextmanager
+def _resumable(place: Path) -> Iterator[None]:
+    """Tell how to go on where an interruption leaves something to go on from."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if _epochs_saved(place) is None:
+            raise
+        raise KeyboardInterrupt(f"go on with 'narrows resume {place}'") from error
+
+
+def _begin(plan: Plan, resume: bool) -> None:
+    """Make the folder of checkpoints, with what is needed to go on."""
+    from narrows.storage import atomic_write
+
+    folder = plan.place / CHECKPOINTS
+    folder.mkdir(exist_ok=True)
+    if not resume:
+        atomic_write(folder / SETTINGS, plan.toml())
+
+
+def _run_on_ray(plan: Plan, entry: Model, resume: bool) -> None:
+    """Let Ray's workers do what processes of torchrun do."""
+    from narrows.cluster import connected, train
+
+    with connected():
+        work = partial(_take_part, plan.absolute(), entry, resume)
+        train(work, (plan.place / CHECKPOINTS).resolve(), plan.workers)
+
+
+def _take_part(plan: Plan, entry: Model, resume: bool, number: int) -> None:
+    """Do the part of one worker; begun anew after others died, go on from what they saved."""
+    if not complete(plan.place):
+        _run(plan, entry, resume or _epochs_saved(plan.place) is not None, number)
+
+
+def _tell(place: Path, done: int | None) -> None:
+    """Print what came out, and how many epochs had been done before."""
+    summary = read_summary(place) or {}
+    if done is not None:
+        whole = summary["epochs"] == done
+        show("The training was complete already." if whole else f"Resumed after epoch {done}.")
+    show_run(summary)
+    show(f"Report: {place / 'report.html'}")
+
+
+def _run(plan: Plan, entry: Model, resume: bool, number: int | None) -> None:
+    """Train, evaluate and write; of several processes, those after the first only train."""
     import narrows
     from narrows.evaluation import evaluate_links, render, render_links
 
@@ -135,8 +199,8 @@ def _run(plan: Plan, entry: Model, resume: bool) -> None:
     model = narrows.MODELS[entry.name](**{"modality": dataset.modality, **plan.fields})
     model.check_parameters()
     dataset = replace(dataset, modality=model.modality)
-    _train(model, dataset, plan, resume, callbacks)
-    if rank():
+    _train(model, dataset, plan, resume, callbacks, together=number is not None)
+    if number:
         return
     write_model(place, model)
     if dataset.modality == "graph":
@@ -152,8 +216,6 @@ def _run(plan: Plan, entry: Model, resume: bool) -> None:
         report = render(model, dataset, evaluation, command=plan.command(), seconds=seconds)
         summary = summarise(model, dataset, evaluation, seconds)
     write_results(place, {"report.html": report, SETTINGS: plan.toml()}, summary)
-    show_run(summary)
-    show(f"Report: {place / 'report.html'}")
 
 
 def _open(plan: Plan) -> "Dataset":
@@ -186,38 +248,25 @@ def _train(
     plan: Plan,
     resume: bool,
     callbacks: "list[Callback]",
+    together: bool,
 ) -> None:
     """Fit the model, with its state in the folder of checkpoints."""
-    from narrows.storage import atomic_write
-
     options: dict[str, Any] = {"callbacks": callbacks}
     if plan.groups is not None:
         options["groups"] = dataset.columns[plan.groups]
     if plan.weight is not None:
         options["sample_weight"] = dataset.columns[plan.weight]
-    if rank() is not None:
+    if together:
         options["strategy"] = plan.strategy or "ddp"
-    folder = plan.place / CHECKPOINTS
-    if not rank():
-        folder.mkdir(exist_ok=True)
-        if not resume:
-            atomic_write(folder / SETTINGS, plan.toml())
-    done = _epochs_saved(folder)
-    options |= {"checkpoint": folder, "checkpoint_every": plan.checkpoint_every, "resume": resume}
-    try:
-        model.fit(dataset.X, dataset.y, **options)
-    except KeyboardInterrupt as error:
-        if _epochs_saved(folder) is None:
-            raise
-        raise KeyboardInterrupt(f"go on with 'narrows resume {plan.place}'") from error
-    if resume and done is not None and not rank():
-        complete = model.n_iter_ == done
-        show("The training was complete already." if complete else f"Resumed after epoch {done}.")
+    options |= {"checkpoint": plan.place / CHECKPOINTS, "resume": resume}
+    options |= {"checkpoint_every": plan.checkpoint_every}
+    model.fit(dataset.X, dataset.y, **options)
 
 
-def _epochs_saved(folder: Path) -> int | None:
-    """Return how many epochs the newest checkpoint in a folder has behind it, None without one."""
-    return max((int(path.name[6:12]) for path in folder.glob("epoch-*")), default=None)
+def _epochs_saved(place: Path) -> int | None:
+    """Return how many epochs the newest checkpoint of a run has behind it, None without one."""
+    saved = (place / CHECKPOINTS).glob("epoch-*")
+    return max((int(path.name[6:12]) for path in saved), default=None)
 
 
 def _evaluate(model: "BaseAutoencoder", X: Any, weight: Any = None) -> "Evaluation":

@@ -106,6 +106,8 @@ def read_rows(model: "BaseAutoencoder", data: str, size: str | None) -> Any:
     """
     import pyarrow as pa
 
+    from narrows.data.tables import known_columns
+
     modality, kind = vars(model.modality_), model.modality_.name
     dataset = read_data(data, size, whole=modality.get("window", 0) > 0)
     if "graph" in {dataset.modality, kind} and dataset.modality != kind:
@@ -115,15 +117,9 @@ def read_rows(model: "BaseAutoencoder", data: str, size: str | None) -> Any:
             f"modality='{kind}'."
         )
     X = dataset.X
-    names = [name for name in modality.get("columns", ()) if isinstance(name, str)]
-    if not isinstance(X, pa.Table) or not names or not set(names) <= set(X.column_names):
+    if not isinstance(X, pa.Table):
         return X
-    if "window" in modality:  # its stamps stay where they are
-        known = iter(names)
-        stamps = {field.name for field in X.schema if pa.types.is_temporal(field.type)}
-        given = [name for name in X.column_names if name in stamps | set(names)]
-        names = [name if name in stamps else next(known) for name in given]
-    return X.select(names)
+    return X.select(known_columns(model.modality_, X.schema))
 
 
 def spans_of(model: "BaseAutoencoder", X: Any) -> Any:

@@ -4,7 +4,7 @@ import json
 import shlex
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,9 @@ class Plan:
         size: "HxW" to resize images to.
         checkpoint_every: when the state of training is saved, as `fit` of a model takes it.
         log: the logger that writes beside history.jsonl: "tensorboard" or "mlflow".
-        strategy: what processes do that torchrun started: "ddp" (the default) or "fsdp".
+        strategy: what several processes do: "ddp" (the default) or "fsdp".
+        engine: who trains: "local" for this process, or "ray" for workers of a cluster.
+        workers: how many of them there are; None for all that there is room for.
         fields: parameters of the model that are set.
     """
 
@@ -42,6 +44,8 @@ class Plan:
     log: str | None = None
     checkpoint_every: str = "1 min"
     strategy: str | None = None
+    engine: str = "local"
+    workers: int | None = None
     fields: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -70,9 +74,9 @@ class Plan:
                     f"{path} has an unknown key '{key}'.{nearest(key, [*known, *FIELDS])} "
                     f"It may have: {', '.join(known)}, and parameters of the model in 'fields'."
                 )
-            kind = dict if key == "fields" else str
+            kind = {"fields": dict, "workers": int}.get(key, str)
             if not isinstance(value, kind):
-                names = {dict: "a table", str: "text in quotes"}
+                names = {dict: "a table", int: "a whole number", str: "text in quotes"}
                 raise UsageError(f"{path}: '{key}' must be {names[kind]}. Got {value!r} instead.")
         values = {key: parse(value, key) for key, value in data.get("fields", {}).items()}
         return cls(**{**data, "fields": values})
@@ -82,6 +86,13 @@ class Plan:
         """The folder of the run."""
         name = Path(self.data).resolve().name.removesuffix(".gz")
         return Path(self.out or f"runs/{Path(name).stem}-{self.model}")
+
+    def absolute(self) -> "Plan":
+        """Return the same plan for a process that stands in another folder."""
+        from narrows.data.samples import SAMPLES
+
+        data = self.data if self.data in SAMPLES else str(Path(self.data).resolve())
+        return replace(self, data=data, out=str(self.place.resolve()))
 
     def given(self) -> dict[str, Any]:
         """Return what differs from the defaults, but always data and model."""
@@ -93,13 +104,8 @@ class Plan:
 
     def toml(self) -> str:
         """Return the TOML file that repeats the run from anywhere."""
-        from narrows.data.samples import SAMPLES
-
-        given = self.given()
+        given = self.absolute().given()
         table = given.pop("fields")
-        if self.data not in SAMPLES:
-            given["data"] = str(Path(self.data).resolve())
-        given["out"] = str(self.place.resolve())
         lines = [f"{key} = {_toml(value)}" for key, value in given.items()]
         lines += ["", "[fields]", *(f"{key} = {_toml(value)}" for key, value in table.items())]
         return "\n".join(lines) + "\n"

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from narrows.data.graphs import describe_graphs, graph_of, is_graph
 from narrows.data.images import read_images
-from narrows.data.paths import FORMATS, check, opened, reading, show, stem
-from narrows.data.tables import column_array, read_csv, read_parquet
+from narrows.data.paths import FORMATS, IMAGES, check, files_below, opened, reading, show, stem
+from narrows.data.tables import column_array, parquet_files, read_csv, read_parquet
 from narrows.data.texts import read_text
 from narrows.errors import DataError, FileError, ParameterError, nearest
 
@@ -108,14 +108,15 @@ def read(
     size: Sequence[int] | None = None,
     whole: bool = False,
 ) -> Dataset:
-    """Read a file or a folder of images; the content decides the format, not the name.
+    """Read a file or a folder; the content of a file decides its format, not its name.
 
     - **NumPy**: `.npy`, or `.npz` with an array called X, x_train or data, or one besides y.
     - **Graphs**: `.npz` with an array called edge_index (2, edges), and perhaps features or x
       (nodes, columns), edge_weight (edges,), labels or y (nodes,); or an adjacency that
       `scipy.sparse.save_npz` wrote.
     - **Tables**: `.csv` (UTF-8, one header line; comma, semicolon or tab; decimal commas
-      between semicolons; also `.gz`) and `.parquet`. Empty cells are missing.
+      between semicolons; also `.gz`), and `.parquet`, one file or all below a folder in the order
+      of their paths, with the same columns. Empty cells are missing.
     - **Text**: `.txt` (UTF-8), one string a line.
     - **Images**: one file, or a folder and its subfolders in the order of their paths, without
       names that begin with a dot. Several subfolders are classes. Grey stays grey, 16-bit grey
@@ -144,14 +145,14 @@ def read(
         return _read_npz(path, labels, aside)
     if kind == "image":
         X, y = read_images(path, size)
-        data = Dataset(X, y, path.resolve().name if path.is_dir() else stem(path), "image")
+        data = Dataset(X, y, _name(path), "image")
     elif kind == "text":
         data = Dataset(read_text(path, whole), name=stem(path), modality="text")
     elif kind == "npy":
         data = _read_npy(path)
     else:
         table = (read_csv if kind == "csv" else read_parquet)(path)
-        data = Dataset(table, name=stem(path), modality="table")
+        data = Dataset(table, name=_name(path), modality="table")
     return data.set_aside(labels, aside)
 
 
@@ -162,7 +163,7 @@ def _kind(path: Path) -> str:
     """Name the format of what is at `path`, or say why it cannot be read."""
     check(path)
     if path.is_dir():
-        return "image"
+        return _kind_inside(path)
     with reading(path), opened(path) as stream:
         packed = isinstance(stream, gzip.GzipFile)
         head = stream.read(1024)
@@ -180,6 +181,21 @@ def _kind(path: Path) -> str:
         found = f"{kind} inside gzip: unpack it" if packed else f"it begins with {head[:12]!r}"
         raise FileError(f"{show(path)} is of no known format ({found}). Expected {FORMATS}.")
     return kind
+
+
+def _name(path: Path) -> str:
+    return path.resolve().name if path.is_dir() else stem(path)
+
+
+def _kind_inside(folder: Path) -> str:
+    """Name what the files of a folder are."""
+    tables, image = parquet_files(folder), next(files_below(folder, IMAGES), None)
+    if tables and image:
+        raise DataError(
+            f"{show(folder)} holds tables and images, such as {show(tables[0])} and "
+            f"{show(image)}: give each kind a folder of its own."
+        )
+    return "parquet" if tables else "image"
 
 
 def _count(n: int) -> str:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from narrows.data.paths import FORMATS, IMAGES, check, reading, show
+from narrows.data.paths import FORMATS, IMAGES, check, files_below, reading, show
 from narrows.errors import DataError, FileError
 
 __all__ = ["read_images"]
@@ -26,10 +26,9 @@ def read_images(
         return _stack(path, [path], size), None
     if any((path / name).exists() for name in ("weights.safetensors", "model/config.json")):
         raise FileError(f"{show(path)} is a saved narrows model, not data: narrows.load it.")
-    found = list(_walk(path))
-    files = [file for file in found if file.suffix.lower() in IMAGES]
+    files = list(files_below(path, IMAGES))
     if not files:
-        kinds = Counter(file.suffix or file.name for file in found).most_common(3)
+        kinds = Counter(file.suffix or file.name for file in files_below(path)).most_common(3)
         others = ", ".join(f"{n} {kind}" for kind, n in kinds) or "no files"
         raise FileError(f"There are no images in {show(path)}, but {others}. Expected {FORMATS}.")
     labels = [file.parent.relative_to(path).as_posix() for file in files]
@@ -41,20 +40,6 @@ def read_images(
         )
     y = np.array(labels) if len(classes) > 1 else None
     return _stack(path, files, size), y
-
-
-def _walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """Yield the files below a folder in the order of their names, following links."""
-    here = folder.resolve()
-    if here in above:
-        raise FileError(f"{show(folder)} is a link to a folder that holds it: remove it.")
-    with reading(folder):
-        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    for path in paths:
-        if path.is_dir():
-            yield from _walk(path, (*above, here))
-        else:
-            yield path
 
 
 def _stack(

@@ -3,15 +3,26 @@
 import gzip
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from narrows.errors import DataError, FileError, NarrowsError, nearest
 
-__all__ = ["FORMATS", "IMAGES", "check", "opened", "reading", "show", "stem"]
+__all__ = [
+    "FORMATS",
+    "IMAGES",
+    "PARQUET",
+    "check",
+    "files_below",
+    "opened",
+    "reading",
+    "show",
+    "stem",
+]
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+PARQUET = (".parquet",)
 FORMATS = f".npy, .npz, .csv, .tsv, .csv.gz, .parquet, .txt or images ({', '.join(IMAGES)})"
 
 
@@ -33,6 +44,29 @@ def check(path: Path) -> None:
         raise FileError(f"{show(path)} is a pipe, socket or device. Expected a file or folder.")
     if size == 0 and path.is_file():
         raise FileError(f"{show(path)} is empty (0 bytes): replace or remove it.")
+
+
+def files_below(folder: Path, suffixes: Container[str] | None = None) -> Iterator[Path]:
+    """Yield the files below a folder in the order of their names, following links.
+
+    Args:
+        folder: where to look; names that begin with a dot are left out.
+        suffixes: those that are meant, in small letters; None for all.
+    """
+    return (path for path in _walk(folder) if suffixes is None or path.suffix.lower() in suffixes)
+
+
+def _walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    here = folder.resolve()
+    if here in above:
+        raise FileError(f"{show(folder)} is a link to a folder that holds it: remove it.")
+    with reading(folder):
+        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    for path in paths:
+        if path.is_dir():
+            yield from _walk(path, (*above, here))
+        else:
+            yield path
 
 
 def opened(path: Path) -> io.BufferedReader | gzip.GzipFile:

@@ -4,7 +4,8 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,93 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from narrows.data.paths import opened, reading, show
+from narrows.data.paths import PARQUET, check, files_below, opened, reading, show
 from narrows.errors import DataError
 
-__all__ = ["column_array", "read_csv", "read_parquet"]
+__all__ = [
+    "column_array",
+    "known_columns",
+    "open_parquet",
+    "parquet_files",
+    "read_csv",
+    "read_parquet",
+]
 
 
 def read_parquet(path: Path) -> pa.Table:
-    """Read a Parquet file, less the index that pandas may have added."""
-    with reading(path), path.open("rb") as stream:
-        file = pq.ParquetFile(stream, pre_buffer=False, page_checksum_verification=True)
+    """Read a Parquet file, or all files below a folder as one table."""
+    if not path.is_dir():
+        return _checked(path, _read_parquet(path))
+    tables = {file: _read_parquet(file) for file in parquet_files(path)}
+    first, *_ = tables
+    names = tables[first].column_names
+    for file, table in tables.items():
+        differing = sorted(set(names) ^ set(table.column_names))
+        if differing:
+            where = first if differing[0] in names else file
+            raise DataError(
+                f"The files in {show(path)} are no one table: of {show(first)} and {show(file)} "
+                f"only {show(where)} has '{differing[0]}'. Give all of them the same columns."
+            )
+    parts = [table.select(names) for table in tables.values()]
+    try:
+        return _checked(path, pa.concat_tables(parts, promote_options="permissive"))
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise DataError(
+            f"The files in {show(path)} are no one table: {error}. Give a column one type."
+        ) from error
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """Return the Parquet files below a folder in the order of their names.
+
+    Those with a name, or in a folder, that begins with "_" or a dot are another program's notes.
+    """
+    return [
+        file
+        for file in files_below(folder, PARQUET)
+        if not any(part.startswith("_") for part in file.relative_to(folder).parts)
+    ]
+
+
+@contextmanager
+def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file, of which no more than is asked for is read at once."""
+    check(path)
+    with ExitStack() as stack:
+        with reading(path):
+            stream = stack.enter_context(path.open("rb"))
+            file = pq.ParquetFile(stream, pre_buffer=False, page_checksum_verification=True)
+        yield file
+
+
+def known_columns(modality: Any, schema: pa.Schema) -> list[str]:
+    """Return which columns of a table a fitted modality reads, and in which order.
+
+    They are those that it knows, and the stamps of a recording; all where some are missing, less
+    the index that pandas may have added.
+    """
+    known = vars(modality)
+    names = [name for name in known.get("columns", ()) if isinstance(name, str)]
+    if not names or not set(names) <= set(schema.names):
+        return _columns(schema)
+    if "window" in known:  # its stamps stay where they are
+        order = iter(names)
+        stamps = {field.name for field in schema if pa.types.is_temporal(field.type)}
+        given = [name for name in schema.names if name in stamps | set(names)]
+        names = [name if name in stamps else next(order) for name in given]
+    return names
+
+
+def _columns(schema: pa.Schema) -> list[str]:
+    """Return the names of the columns, less those of the index that pandas may have added."""
+    return [name for name in schema.names if not name.startswith("__index_level_")]
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    with open_parquet(path) as file, reading(path):
         table = file.read()
-    index = [name for name in table.column_names if name.startswith("__index_level_")]
-    return _checked(path, table.drop_columns(index))
+    return table.select(_columns(table.schema))
 
 
 def read_csv(path: Path) -> pa.Table:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from narrows.errors import TrainingError
+from narrows.errors import PeerError
 
 __all__ = ["exchange"]
 
@@ -12,12 +12,12 @@ def exchange(call: Callable[..., Any], *arguments: Any) -> None:
     """Exchange tensors with the other processes.
 
     Raises:
-        TrainingError: one of them has ended.
+        PeerError: one of them has ended.
     """
     try:
         call(*arguments)
     except RuntimeError as error:
-        raise TrainingError(
+        raise PeerError(
             "Another process of this run has ended or cannot be reached, and this one cannot go "
             "on without it. The other one's own message says why."
         ) from error
