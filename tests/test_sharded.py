@@ -152,7 +152,7 @@ def of_two(out):
     found["broken"] = TOGETHER.sentence(_Breaks(epochs=2, verbose=0), X, strategy="fsdp")
     checkpointing = narrows.VAE(gradient_checkpointing=True, epochs=1, verbose=0)
     found["checkpointing"] = TOGETHER.sentence(checkpointing, X, strategy="fsdp")
-    images = np.arange(8 * 4 * 4, dtype=np.uint8).reshape(8, 4, 4)
+    images = torch.arange(8 * 4 * 4, dtype=torch.uint8).view(8, 4, 4).numpy()
     layout = narrows.VAE(channels_last=True, epochs=1, verbose=0)
     found["layout"] = TOGETHER.sentence(layout, images, strategy="fsdp")
     folders = [out.with_name(name) for name in ("pieces", "again", "whole", "alone")]
