@@ -80,6 +80,27 @@ def test_what_a_step_may_be_made_of_trains_on_the_device(options):
     assert not torch.backends.cuda.matmul.allow_tf32
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_compiled_run_is_the_eager_run_to_rounding(steps):
+    """Its graph is captured, and replayed: what it put out before must not change."""
+    graph = narrows.VAE(**SMALL, compile=True, steps_per_execution=steps).fit(TABLE)
+    eager = narrows.VAE(**SMALL, compile=False).fit(TABLE)
+    for one, two in zip(graph.history_, eager.history_, strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], rel=1e-3)
+
+
+def test_bytes_rest_on_the_device():
+    images = np.rint(load_digits().images * (255 / 16)).astype(np.uint8)
+    seen = []
+
+    class _Looking(narrows.VAE):
+        def prepare(self, source):
+            seen.append((source.x.dtype, source.x.device.type))
+
+    _Looking(**SMALL).fit(images)
+    assert seen == [(torch.uint8, "cuda")]
+
+
 def test_models_learn_together_what_they_learn_alone():
     models = [
         [narrows.VAE(**SMALL | {"seed": k}, dropout=0.1) for k in range(3)] for _ in range(2)

@@ -152,6 +152,9 @@ def of_two(out):
     found["broken"] = TOGETHER.sentence(_Breaks(epochs=2, verbose=0), X, strategy="fsdp")
     checkpointing = narrows.VAE(gradient_checkpointing=True, epochs=1, verbose=0)
     found["checkpointing"] = TOGETHER.sentence(checkpointing, X, strategy="fsdp")
+    images = torch.arange(8 * 4 * 4, dtype=torch.uint8).view(8, 4, 4).numpy()
+    layout = narrows.VAE(channels_last=True, epochs=1, verbose=0)
+    found["layout"] = TOGETHER.sentence(layout, images, strategy="fsdp")
     folders = [out.with_name(name) for name in ("pieces", "again", "whole", "alone")]
     kept(folders[0], strategy="fsdp")
     if torch.distributed.get_rank() == 0:
@@ -226,6 +229,7 @@ def test_each_holds_half_of_what_one_holds(two):
         ("exact", "ParameterError: strategy='fsdp' gathers the weights of a layer while it runs"),
         ("broken", "NonFiniteError: The tensor 'net.encoder.1.weight' of _Breaks became nan"),
         ("checkpointing", "ParameterError: gradient_checkpointing=True runs layers again"),
+        ("layout", "ParameterError: channels_last=True lays out weights in a way"),
     ],
 )
 def test_what_cannot_be_in_parts_is_refused_with_a_sentence(name, words, two):

@@ -300,3 +300,9 @@ def test_a_compiled_step_is_the_same(backend, wine, monkeypatch):
     assert seen == [2] * 3 * 4  # the last batch has a sample more
     alone = [model.fit(wine) for model in made(narrows.VAE, [{"beta": 2.0}, {}], dropout=0.2)]
     assert_close(models, alone)
+
+
+def test_images_of_bytes_are_learned_together_as_alone(images):
+    models, alone = (made(narrows.VAE, [{"seed": 1}, {}], architecture="mlp") for _ in range(2))
+    narrows.fit_together(models, images)
+    assert_close(models, [model.fit(images) for model in alone])

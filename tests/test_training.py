@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import narrows
+from narrows.data.modalities import Image
 from narrows.data.sources import Batch, InMemory
 from narrows.errors import TrainingError
 from narrows.log import Log
@@ -276,6 +277,28 @@ def test_the_order_of_the_samples_is_new_every_epoch():
     assert not torch.equal(epochs[0], epochs[1])
     in_order = torch.cat([batch.x[:, 0] for batch in source.batches(3)])
     assert in_order.tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("options", [{}, {"likelihood": "bernoulli"}, {"linear_path": True}])
+def test_images_of_bytes_rest_as_bytes_and_train_like_their_values(options, images, monkeypatch):
+    sources, init = [], Training.__init__
+
+    def noting(self, model, source, held, *args):
+        sources.append((source, held))
+        init(self, model, source, held, *args)
+
+    monkeypatch.setattr(Training, "__init__", noting)
+    bytes_, values = narrows.VAE(**SMALL, **options), narrows.VAE(**SMALL, **options)
+    bytes_.fit(images)
+    codes, scores = bytes_.transform(images), bytes_.score_samples(images)
+    monkeypatch.setattr(Image, "rest", Image.encode)
+    values.fit(images)
+    for byte, value in zip(*sources, strict=True):
+        assert byte.x.dtype == torch.uint8
+        assert value.x.dtype == torch.float32
+        assert torch.equal(byte.values, value.x)
+    assert np.array_equal(codes, values.transform(images))
+    assert np.array_equal(scores, values.score_samples(images))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from narrows.data.modalities import Modality
 from narrows.data.sources import InMemory, at_once
@@ -33,6 +33,8 @@ __all__ = [
     "takes_linear_path",
 ]
 
+EXAMPLES = 2**14
+"""Samples of whose mean the output starts, at most."""
 QUIET = 0.1
 """What the decoder's last weights start with of their usual size where it puts out logs."""
 NONLINEAR = "needs a code that can be a linear map of x: continuous, without an activation"
@@ -199,13 +201,13 @@ def start_output(net: Net, source: InMemory) -> None:
     """
     parameters = dict(net.decoder.named_parameters())
     biases = [name for name in parameters if name.endswith("bias")]
-    x = source.x if source.target is None else source.target
-    x = x if x.is_floating_point() else x.float()
+    batch = source.take(_even(len(source), EXAMPLES))
+    x = batch.target if batch.target.is_floating_point() else batch.target.float()
     channels = net.likelihood.channels
     for dims in ((0,), (0, *range(2, x.ndim))):
         values = channels * prod(size for i, size in enumerate(x.shape) if i not in dims)
         if biases and parameters[biases[-1]].numel() == values:
-            start = net.likelihood.start(x, source.mask, dims)
+            start = net.likelihood.start(x, batch.mask, dims)
             parameters[biases[-1]].copy_(start.flatten())
             weight = parameters.get(biases[-1].removesuffix("bias") + "weight")
             if net.likelihood.quiet and weight is not None:
@@ -224,8 +226,12 @@ def start_latent(net: Net, source: InMemory) -> None:
     """Let the latent see what the new encoder makes of an even choice of samples."""
     count = min(net.latent.wanted, len(source))
     if count:
-        rows = torch.linspace(0, len(source) - 1, count, dtype=torch.float64).long()
         net.eval()
-        slices = rows.split(at_once(source.x.shape[1:]))
+        slices = _even(len(source), count).split(at_once(source.x.shape[1:]))
         parts = [net.encode(source.take(part))[0] for part in slices]
         net.latent.start(torch.cat(parts))
+
+
+def _even(n: int, count: int) -> Tensor:
+    """Return so many of n rows, evenly spaced, or all where there are fewer."""
+    return torch.linspace(0, n - 1, min(n, count), dtype=torch.float64).long()

@@ -186,17 +186,18 @@ def _source(
 ) -> InMemory:
     samples = _taken(array, rows)
     target = modality.target(samples)
-    x, mask, lengths = modality.encode(samples)
+    x, mask, lengths, units = modality.rest(samples)
     likelihood = likelihood_of(model, modality)
-    unit = LIKELIHOODS[likelihood].support == "unit"
-    if unit and not 0 <= x.min() <= x.max() <= 1 + 1e-6:
-        check_unit(model, likelihood, x)
-        x = x.clamp(0, 1)  # held-out values beyond the range of the training rows
+    if LIKELIHOODS[likelihood].support == "unit":
+        extremes = x if units is None else units(torch.stack([x.amin(0), x.amax(0)]))
+        if not 0 <= extremes.min() <= extremes.max() <= 1 + 1e-6:
+            check_unit(model, likelihood, extremes)
+            x = x.clamp(0, 1)  # held-out values beyond the range of the training rows
     if weight is not None:
         weight = weight[rows] / weight[rows].mean()
     weights = None if weight is None else torch.from_numpy(weight)
     condition, known = (None if t is None else t[torch.from_numpy(rows)] for t in conditions)
-    return InMemory(x, mask, weights, condition, known, target, lengths)
+    return InMemory(x, mask, weights, condition, known, target, lengths, units=units)
 
 
 def _taken(array: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[Any]:

@@ -78,7 +78,11 @@ class AdamW:
     @torch.no_grad()
     def update(self, gradients: Sequence[Tensor]) -> None:
         """Move the parameters by one step."""
-        gradients = [g.contiguous() for g in gradients]  # the fused kernel reads raw memory
+        # The fused kernel reads raw memory.
+        pairs = zip(gradients, self.parameters, strict=True)
+        gradients = [
+            g if g.stride() == p.stride() else torch.empty_like(p).copy_(g) for g, p in pairs
+        ]
         in_a_graph = torch.compiler.is_compiling()
         norm = self.norm(gradients)
         sound = norm.lt(float("inf")).float()  # nan is not less either

@@ -79,6 +79,11 @@ def check_shared(model: "BaseAutoencoder", strategy: str) -> None:
             "gradient_checkpointing=True runs layers again, alone, which shares no batch between "
             f"processes. Leave it at False with strategy='{strategy}'."
         )
+    if model.channels_last and strategy == "fsdp":
+        raise ParameterError(
+            "channels_last=True lays out weights in a way that strategy='fsdp' cannot divide. "
+            "Leave it at False, or use strategy='ddp'."
+        )
 
 
 def refuse_missing_halves(model: "BaseAutoencoder", source: InMemory) -> None:

@@ -42,6 +42,8 @@ class Settings(Parameters):
             components of the training samples, so that training starts at PCA's error; with
             `patience` for few samples.
         downsampling: how a conv net halves each side: "stride", "max" or "average" pooling.
+        channels_last: lay out images and volumes with their channels innermost while they pass
+            through "conv" and "unet", which is faster on many machines.
         likelihood: distribution of the data given the code: of real numbers ("gaussian",
             "laplace"), of shares ("bernoulli"), of counts ("poisson", "negative_binomial",
             "zero_inflated_negative_binomial"), or of whole numbers with a largest one
@@ -110,6 +112,7 @@ class Settings(Parameters):
     tied: bool = False
     linear_path: bool = False
     downsampling: Literal["stride", "max", "average"] = "stride"
+    channels_last: bool = False
     likelihood: Literal["auto"] | Annotated[str, OneOf(LIKELIHOODS)] = "auto"
     scale: Literal["optimal", "learned", "predicted"] | Positive = "optimal"
     output_activation: Literal["auto"] | Annotated[str, OneOf(ACTIVATIONS)] = "auto"

@@ -16,7 +16,7 @@ from narrows.cli import main
 from narrows.data.files import Dataset
 from narrows.data.modalities import Volume, modality_of
 from narrows.data.sources import Batch, at_once
-from narrows.errors import ContextError, DataError
+from narrows.errors import ContextError, DataError, ParameterError
 from narrows.evaluation.evaluate import evaluate
 from narrows.evaluation.pictures import slices
 from narrows.evaluation.report import render
@@ -432,3 +432,37 @@ def test_a_code_may_be_dropped_before_it_is_decoded():
     net.train()
     assert not torch.equal(net(batch).out, net(batch).out)
     assert prod(net.latent.code_shape) == 8
+
+
+# -- channels innermost ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape"),
+    [("conv", (24, 9, 7, 3)), ("unet", (24, 9, 7, 3)), ("conv", (24, 5, 6, 7))],
+)
+def test_channels_may_be_innermost_and_only_rounding_tells(architecture, shape, tmp_path):
+    X = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    cls = narrows.UNetAutoencoder if architecture == "unet" else narrows.VAE
+    options = {"hidden": (4, 8), "latent_dim": 2, "epochs": 3, "batch_size": 8, "verbose": 0}
+    options |= {"modality": "image" if shape[-1] == 3 else "volume", "validation": 0.25}
+    first, last = (cls(**options, channels_last=flag).fit(X) for flag in (False, True))
+    inner = {4: torch.channels_last, 5: torch.channels_last_3d}
+    weights = [p for p in last.net_.parameters() if p.ndim in inner]
+    assert all(p.is_contiguous(memory_format=inner[p.ndim]) for p in weights)
+    assert not all(p.is_contiguous() for p in weights)
+    for one, two in zip(first.history_, last.history_, strict=True):
+        assert {**one, "seconds": 0} == pytest.approx({**two, "seconds": 0}, rel=1e-4)
+    np.testing.assert_allclose(first.reconstruct(X), last.reconstruct(X), atol=1e-3)
+    last.save(tmp_path / "model")
+    assert np.array_equal(narrows.load(tmp_path / "model").reconstruct(X), last.reconstruct(X))
+
+
+@pytest.mark.parametrize(
+    ("modality", "words"), [("series", "for images and vol"), ("table", "no eff")]
+)
+def test_channels_of_what_is_no_grid_cannot_be_innermost(modality, words, digits):
+    X = digits if modality == "table" else digits[..., None]
+    model = narrows.VAE(channels_last=True, modality=modality, epochs=1, verbose=0)
+    with pytest.raises(ParameterError, match=words):
+        model.set_params(architecture="conv" if modality == "series" else "mlp").fit(X)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from narrows.data.linked import Links
 
-__all__ = ["EVEN", "SLICE", "Batch", "InMemory", "at_once"]
+__all__ = ["EVEN", "SLICE", "Batch", "InMemory", "Units", "at_once"]
 
 TENSORS = ("x", "mask", "weight", "lengths", "condition", "known", "target")
 """What samples are made of."""
@@ -74,11 +74,22 @@ class Batch:
         return [replace(self, **{k: v[i] for k, v in tensors.items()}) for i in range(parts)]
 
 
+class Units(NamedTuple):
+    """What makes values of bytes: (x - center) / scale, both broadcastable to a sample."""
+
+    center: Tensor
+    scale: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the values, in float32."""
+        return x.sub(self.center).div_(self.scale)
+
+
 class InMemory:
     """Samples that are one contiguous tensor each: the fast path.
 
     Args:
-        x: samples in the modality's units, ``(n, ...)``.
+        x: samples in the modality's units, ``(n, ...)``, or the bytes that `units` make such of.
         mask: 1 where observed, shaped like x, or None.
         weight: ``(n,)`` or None.
         condition: ``(n, width)`` or None.
@@ -87,6 +98,7 @@ class InMemory:
         lengths: number of true steps of each padded sequence, ``(n,)``, or None.
         trims: whether batches are as wide as their longest sequence, which then stand with others
             of about their length; else all are as wide as the source.
+        units: of samples that rest as bytes, a quarter of the memory; batches hold values.
     """
 
     def __init__(
@@ -99,8 +111,10 @@ class InMemory:
         target: Tensor | None = None,
         lengths: Tensor | None = None,
         trims: bool = False,
+        units: Units | None = None,
     ) -> None:
         self.x, self.mask, self.weight, self.lengths = x, mask, weight, lengths
+        self.units = units
         self.condition, self.known, self.target = condition, known, target
         self.trims = trims
 
@@ -117,7 +131,13 @@ class InMemory:
     def to(self, device: torch.device) -> "InMemory":
         """Return the source with its samples on a device."""
         tensors = {name: t.to(device) for name, t in self.tensors().items()}
-        return InMemory(**tensors, trims=self.trims)
+        units = None if self.units is None else Units(*(t.to(device) for t in self.units))
+        return InMemory(**tensors, trims=self.trims, units=units)
+
+    @property
+    def values(self) -> Tensor:
+        """All samples in the modality's units."""
+        return self.x if self.units is None else self.units(self.x)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors that there are, by name."""
@@ -171,6 +191,8 @@ class InMemory:
             padded = {name for name in PADDED if name in tensors}
             tensors |= {name: tensors[name].narrow(-1, 0, longest) for name in padded}
         taken = {name: t.index_select(0, rows) for name, t in tensors.items()}
+        if self.units is not None:
+            taken["x"] = self.units(taken["x"])
         found: dict[str, Any] = {"target": taken["x"], "index": rows} | taken
         return Batch(**found)
 

@@ -63,7 +63,7 @@ class VampPriorVAE(VAE):
 
     def prepare(self, source: InMemory) -> None:
         """Start the pseudo-inputs at training samples."""
-        self.net_.latent.start(source.x)
+        self.net_.latent.start(source.values)
 
 
 class PseudoInputs(SampledKL):

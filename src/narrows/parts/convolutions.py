@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, log2, prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import nn
 
 from narrows.errors import ParameterError
@@ -26,7 +27,9 @@ from narrows.parts.networks import (
     silenced,
 )
 
-__all__ = ["KINDS", "Kinds", "Layers", "bridge", "conv", "conv_grid", "stages"]
+__all__ = ["KINDS", "Kinds", "Layers", "bridge", "conv", "conv_grid", "laid_out", "stages"]
+
+N = TypeVar("N", bound=nn.Module)
 
 
 class Kinds(NamedTuple):
@@ -59,6 +62,8 @@ KINDS = {
     ),
 }
 """By number of axes."""
+LAYOUTS = {2: torch.channels_last, 3: torch.channels_last_3d}
+"""Of samples whose channels are innermost, by number of axes."""
 CHANNELS = {1: 32, 2: 32, 3: 16}
 """Channels of the first stage, by number of axes; each further one doubles them, up to 256."""
 
@@ -74,12 +79,14 @@ def conv(
     blocks: int = 0,
     downsampling: str = "stride",
     linear_path: bool = False,
+    channels_last: bool = False,
 ) -> tuple[nn.Module, nn.Module]:
     """Build convolutions that halve a sample's axes once per entry of `hidden`, and their mirror.
 
     Series, images and volumes of any size work: each stage rounds up, and its transposed
     convolution returns to the exact size. `downsampling` halves by a stride of 2 or by pooling
-    (max, average). Beside a linear path the networks start at zero.
+    (max, average). Beside a linear path the networks start at zero. `channels_last` lays out
+    images and volumes with their channels innermost.
     """
     axes = len(sizes.x) - 1
     if axes not in KINDS:
@@ -104,7 +111,24 @@ def conv(
         up = [nn.Flatten(), initialise(nn.Linear(prod(sizes.z), prod(sizes.out)))]
         up += shaped(sizes.out)
     pair = Encoder(*down, *top), Decoder(*up)
+    if channels_last:
+        pair = laid_out(pair[0], axes), laid_out(pair[1], axes)
     return silenced(*pair) if linear_path else pair
+
+
+def laid_out(network: N, axes: int) -> N:
+    """Return a network that works on samples with their channels innermost.
+
+    Raises:
+        ParameterError: samples have no axes for which torch does so.
+    """
+    if axes not in LAYOUTS:
+        raise ParameterError(
+            "channels_last=True is for images and volumes; a sample here has "
+            f"{axes} axis beside its channels. Leave it at False."
+        )
+    network.to(memory_format=LAYOUTS[axes])  # type: ignore[call-overload]
+    return network
 
 
 def conv_grid(x: tuple[int, ...], hidden: Sequence[int] | None) -> tuple[int, ...]:

@@ -148,7 +148,7 @@ def start_path(net: "Net", source: "InMemory") -> None:
         return
     inward, outward = first.path, second.path
     units = outward.weight.shape[1]
-    x = source.x.flatten(1)
+    x = source.values.flatten(1)
     found = principal_components(x, units, source.weight)
     used = found.variances > 0
     spread = torch.where(used, found.variances, 1).sqrt()

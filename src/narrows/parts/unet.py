@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from narrows.errors import ContextError
-from narrows.parts.convolutions import KINDS, Layers, bridge, stages
+from narrows.parts.convolutions import KINDS, Layers, bridge, laid_out, stages
 from narrows.parts.networks import Sizes, initialise
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def unet(
     batch_norm: bool = False,
     blocks: int = 0,
     downsampling: str = "stride",
+    channels_last: bool = False,
 ) -> tuple[UNetEncoder, UNetDecoder]:
     """Build levels that halve a sample's axes once per entry of `hidden`, joined across.
 
@@ -117,4 +118,7 @@ def unet(
         levels[0].insert(0, nn.Unflatten(1, x))
         head.append(nn.Flatten())
     encoder = UNetEncoder(levels, nn.Sequential(*top))
-    return encoder, UNetDecoder(nn.Sequential(*bottom), ups, joins, nn.Sequential(*head))
+    decoder = UNetDecoder(nn.Sequential(*bottom), ups, joins, nn.Sequential(*head))
+    if channels_last:
+        return laid_out(encoder, layers.axes), laid_out(decoder, layers.axes)
+    return encoder, decoder

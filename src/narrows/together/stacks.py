@@ -24,6 +24,8 @@ class StackedSource:
 
     def __init__(self, sources: Sequence[InMemory]) -> None:
         self.sources, self.size = sources, len(sources[0])
+        for source in sources:
+            source.x, source.units = source.values, None
         parts = [source.tensors() for source in sources]
         names = list(parts[0])
         same = all(torch.equal(part[name], parts[0][name]) for part in parts for name in names)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from narrows.data.conditions import CONDITIONS, Condition
 from narrows.data.scaling import Range
-from narrows.data.sources import InMemory
+from narrows.data.sources import InMemory, Units
 from narrows.data.splits import Rows, split
 from narrows.data.whole import check_whole
 from narrows.errors import DataError
@@ -30,11 +30,13 @@ class Encoded(NamedTuple):
         x: ``(n, *shape)``.
         mask: 1 where observed, shaped like x; None where all of it is.
         lengths: number of true steps of each padded sequence, ``(n,)``; None where none is padded.
+        units: what makes values of x, where they are bytes at rest; else None.
     """
 
     x: Tensor
     mask: Tensor | None = None
     lengths: Tensor | None = None
+    units: Units | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,10 @@ class Modality(ABC):
     @abstractmethod
     def encode(self, array: Array) -> Encoded:
         """Return the samples of such an array as tensors."""
+
+    def rest(self, array: Array) -> Encoded:
+        """Return the samples as they rest in memory while a net sees some at a time."""
+        return self.encode(array)
 
     def split(
         self, array: Array, fraction: float, how: str, seed: int, groups: ArrayLike | None = None
@@ -170,7 +176,7 @@ class Modality(ABC):
 
     def scaled(self, array: Array) -> Array:
         """Return what `read` returned in the units of the model, NaN where missing."""
-        x, mask, _ = self.encode(array)
+        x, mask, *_ = self.encode(array)
         scaled: Array = (x if mask is None else x.masked_fill(mask == 0, torch.nan)).numpy()
         return scaled
 
@@ -180,9 +186,10 @@ class Modality(ABC):
 
     def source(self, array: Array, y: Any = None) -> InMemory:
         """Return the rows of `array`, and what y tells of them, as a source."""
-        x, mask, lengths = self.encode(array)
+        x, mask, lengths, units = self.rest(array)
         condition, known = self.conditions(array, y)
-        return InMemory(x, mask, None, condition, known, self.target(array), lengths)
+        target = self.target(array)
+        return InMemory(x, mask, None, condition, known, target, lengths, units=units)
 
     @abstractmethod
     def as_batch(self, sample: Any) -> Any:

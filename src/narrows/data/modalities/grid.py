@@ -11,6 +11,7 @@ from torch import Tensor
 from narrows.data.arrays import as_numbers
 from narrows.data.modalities.base import Array, Encoded, Modality
 from narrows.data.scaling import Range, fit_scaling, log_counts
+from narrows.data.sources import Units
 from narrows.errors import DataError
 
 __all__ = ["Grid"]
@@ -119,6 +120,13 @@ class Grid(Modality):
         x = torch.from_numpy(np.array(array, np.float32, order="C"))  # always a copy
         x = x.clamp_(min=0).log1p_() if self.log else x
         return Encoded(x.sub_(self._channel(self.center)).div_(self._channel(self.scale)))
+
+    def rest(self, array: Array) -> Encoded:
+        """Leave bytes as they are, with what scales them."""
+        if array.dtype != np.uint8 or self.log:
+            return self.encode(array)
+        units = Units(self._channel(self.center), self._channel(self.scale))
+        return Encoded(torch.from_numpy(np.array(array, order="C")), units=units)
 
     def decode(self, x: Tensor, like: Any = None, condition: Tensor | None = None) -> Any:
         """Undo the scaling; whole values are rounded and clipped."""
