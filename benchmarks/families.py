@@ -2,8 +2,8 @@
 
 MLPs (784-256-128-code, mirrored) on all 60 000 images, seeds 0 to 2; conv nets on 10 000 images,
 seed 0. Ten epochs each, the model's own defaults otherwise, 32 numbers in the code where the
-family leaves that open. Every run is kept in benchmarks/.cache, so that a second call goes on
-where the first one stopped.
+family leaves that open. Every run is a line of results/families.jsonl, so that another call goes
+on where this one stopped, on another day or machine too.
 
     python benchmarks/families.py [--nets mlp conv] [--seeds 3] [--only VAE VQVAE ...]
 
@@ -19,6 +19,7 @@ import argparse
 import json
 import time
 from contextlib import suppress
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ import narrows
 from narrows.errors import ContextError
 from narrows.metrics.reconstruction import mse, psnr
 
-CACHE = Path(__file__).parent / ".cache" / "families"
+ROWS = RESULTS / "families.jsonl"
+PICTURES = Path(__file__).parent / ".cache" / "families"
 OTHER = {"ComposedAutoencoder", "LinearAutoencoder", "UNetAutoencoder"}
 """Not families of codes: the grid of the parts, PCA's equal, and what passes by the code."""
 DISCRETE = {"BinaryAutoencoder", "CategoricalVAE", "FSQVAE", "HierarchicalVQVAE"}
@@ -121,9 +123,8 @@ def fields(name: str, net: str, seed: int) -> dict[str, Any]:
 
 
 def run(name: str, net: str, seed: int, data: dict[str, np.ndarray], features: Features) -> None:
-    """Train one model and keep its row and its pictures, unless they are there already."""
-    path = CACHE / f"{name}-{net}-{seed}.json"
-    if path.exists() or (net == "mlp" and name == "MaskedAutoencoder"):  # it has no dense net
+    """Train one model and keep its row and its pictures, unless there is a row already."""
+    if rows(name, net, seed) or (net == "mlp" and name == "MaskedAutoencoder"):  # no dense net
         return
     train, test = data["train"], data["test"]
     train, labels = (train, data["labels"]) if net == "mlp" else (train[:10_000], data["labels"])
@@ -155,22 +156,30 @@ def run(name: str, net: str, seed: int, data: dict[str, np.ndarray], features: F
             row["fid"], row["density"] = (features.distance(x, test) for x in (drawn, again))
             shown += [drawn[:10], again[:10]]
         if seed == 0:
-            pictures(CACHE / f"{name}-{net}.png", *shown)
-    CACHE.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(row))
-    print(name, net, seed, row, flush=True)
+            pictures(PICTURES / f"{name}-{net}.png", *shown)
+    line = json.dumps({"name": name, "net": net, "seed": seed, "day": str(date.today()), **row})
+    with ROWS.open("a") as file:
+        file.write(line + "\n")
+    print(line, flush=True)
+
+
+def rows(name: str, net: str, seed: int | None = None) -> list[dict[str, Any]]:
+    """Return the rows of a model on a net, of a seed or of all."""
+    known = map(json.loads, ROWS.read_text().splitlines() if ROWS.exists() else [])
+    wanted = {"name": name, "net": net} | ({} if seed is None else {"seed": seed})
+    return [row for row in known if wanted.items() <= row.items()]
 
 
 def pictures(path: Path, *rows: np.ndarray) -> None:
     """Write rows of images as one picture."""
-    CACHE.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     page = np.concatenate([np.concatenate(list(row), 1) for row in rows])
     Image.fromarray(page.astype(np.uint8)).save(path)
 
 
 def contact_sheet(path: Path) -> None:
     """Put every run's originals, reconstructions and samples on one page, with its name."""
-    found = sorted(CACHE.glob("*.png"))
+    found = sorted(PICTURES.glob("*.png"))
     figure, axes = plt.subplots(
         -(-len(found) // 3), 3, squeeze=False, figsize=(12, len(found) / 2)
     )
@@ -213,19 +222,17 @@ def table(record: Record, net: str, names: list[str], first: dict[str, float]) -
     record(f"\n| {net} | {' | '.join(heads)} | seeds |")
     record("|---|" + "---|" * 10)
 
-    def line(name: str, rows: list[dict[str, Any]]) -> None:
-        cells = [f"{np.mean([r[c] for r in rows]):.4g}" if c in rows[0] else "" for c in columns]
-        record(f"| {name} | {' | '.join(cells)} | {len(rows)} |")
+    def line(name: str, found: list[dict[str, Any]]) -> None:
+        cells = [f"{np.mean([r[c] for r in found]):.4g}" if c in found[0] else "" for c in columns]
+        record(f"| {name} | {' | '.join(cells)} | {len(found)} |")
 
     line("PCA", [first])
     for name in names:
-        rows = [
-            json.loads(path.read_text()) for path in sorted(CACHE.glob(f"{name}-{net}-*.json"))
-        ]
-        if failed := [row["error"] for row in rows if "error" in row]:
+        found = rows(name, net)
+        if failed := [row["error"] for row in found if "error" in row]:
             record(f"| {name} | {failed[0]} |" + " |" * 9)
-        elif rows:
-            line(name, rows)
+        elif found:
+            line(name, found)
 
 
 def main() -> None:

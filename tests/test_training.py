@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import narrows
-from narrows.data.modalities import Image
+from narrows.data.modalities import Image, Modality
 from narrows.data.sources import Batch, InMemory
 from narrows.errors import TrainingError
 from narrows.log import Log
@@ -291,7 +291,7 @@ def test_images_of_bytes_rest_as_bytes_and_train_like_their_values(options, imag
     bytes_, values = narrows.VAE(**SMALL, **options), narrows.VAE(**SMALL, **options)
     bytes_.fit(images)
     codes, scores = bytes_.transform(images), bytes_.score_samples(images)
-    monkeypatch.setattr(Image, "rest", Image.encode)
+    monkeypatch.setattr(Image, "rest", Modality.rest)
     values.fit(images)
     for byte, value in zip(*sources, strict=True):
         assert byte.x.dtype == torch.uint8

@@ -186,7 +186,7 @@ def _source(
 ) -> InMemory:
     samples = _taken(array, rows)
     target = modality.target(samples)
-    x, mask, lengths, units = modality.rest(samples)
+    (x, mask, lengths), units = modality.rest(samples)
     likelihood = likelihood_of(model, modality)
     if LIKELIHOODS[likelihood].support == "unit":
         extremes = x if units is None else units(torch.stack([x.amin(0), x.amax(0)]))

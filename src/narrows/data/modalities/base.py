@@ -30,13 +30,11 @@ class Encoded(NamedTuple):
         x: ``(n, *shape)``.
         mask: 1 where observed, shaped like x; None where all of it is.
         lengths: number of true steps of each padded sequence, ``(n,)``; None where none is padded.
-        units: what makes values of x, where they are bytes at rest; else None.
     """
 
     x: Tensor
     mask: Tensor | None = None
     lengths: Tensor | None = None
-    units: Units | None = None
 
 
 @dataclass(frozen=True)
@@ -95,9 +93,13 @@ class Modality(ABC):
     def encode(self, array: Array) -> Encoded:
         """Return the samples of such an array as tensors."""
 
-    def rest(self, array: Array) -> Encoded:
-        """Return the samples as they rest in memory while a net sees some at a time."""
-        return self.encode(array)
+    def rest(self, array: Array) -> tuple[Encoded, Units | None]:
+        """Return the samples as they rest in memory while a net sees some of them at a time.
+
+        Returns:
+            The samples, and what makes values of x where they are bytes.
+        """
+        return self.encode(array), None
 
     def split(
         self, array: Array, fraction: float, how: str, seed: int, groups: ArrayLike | None = None
@@ -176,7 +178,7 @@ class Modality(ABC):
 
     def scaled(self, array: Array) -> Array:
         """Return what `read` returned in the units of the model, NaN where missing."""
-        x, mask, *_ = self.encode(array)
+        x, mask, _ = self.encode(array)
         scaled: Array = (x if mask is None else x.masked_fill(mask == 0, torch.nan)).numpy()
         return scaled
 
@@ -186,7 +188,7 @@ class Modality(ABC):
 
     def source(self, array: Array, y: Any = None) -> InMemory:
         """Return the rows of `array`, and what y tells of them, as a source."""
-        x, mask, lengths, units = self.rest(array)
+        (x, mask, lengths), units = self.rest(array)
         condition, known = self.conditions(array, y)
         target = self.target(array)
         return InMemory(x, mask, None, condition, known, target, lengths, units=units)

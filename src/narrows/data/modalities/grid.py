@@ -121,12 +121,12 @@ class Grid(Modality):
         x = x.clamp_(min=0).log1p_() if self.log else x
         return Encoded(x.sub_(self._channel(self.center)).div_(self._channel(self.scale)))
 
-    def rest(self, array: Array) -> Encoded:
+    def rest(self, array: Array) -> tuple[Encoded, Units | None]:
         """Leave bytes as they are, with what scales them."""
         if array.dtype != np.uint8 or self.log:
-            return self.encode(array)
+            return self.encode(array), None
         units = Units(self._channel(self.center), self._channel(self.scale))
-        return Encoded(torch.from_numpy(np.array(array, order="C")), units=units)
+        return Encoded(torch.from_numpy(np.array(array, order="C"))), units
 
     def decode(self, x: Tensor, like: Any = None, condition: Tensor | None = None) -> Any:
         """Undo the scaling; whole values are rounded and clipped."""
