@@ -9,7 +9,7 @@ import torch
 
 import narrows
 from narrows import checkpoint
-from narrows.distributed import Processes
+from narrows.distributed import Processes, processes
 from narrows.errors import NonFiniteError
 from narrows.recovery import RETRIES
 from narrows.storage import unpack
@@ -108,16 +108,16 @@ def test_the_retry_resumes_exactly(when, run, spoil, monkeypatch, tmp_path):
 @pytest.mark.parametrize("what", ["loss", "weight"])
 @pytest.mark.filterwarnings("ignore:.*Training went back")
 def test_what_is_on_disk_is_always_finite(what, run, spoil, monkeypatch, tmp_path):
-    write_folder, seen = checkpoint.write_folder, []
+    write_folder, seen = processes.write_folder, []
 
     def looked(path, files, overwrite):
         write_folder(path, files, overwrite)
-        _, tensors = unpack(path, checkpoint.FILES)
+        _, tensors = unpack(path, processes.FILES)
         seen.append(path.name)
         floats = [t for t in tensors.values() if t.is_floating_point()]
         assert all(t.isfinite().all() for t in floats)
 
-    monkeypatch.setattr(checkpoint, "write_folder", looked)
+    monkeypatch.setattr(processes, "write_folder", looked)
     spoil(13, RETRIES + 1, what)
     with pytest.raises(NonFiniteError):
         run.fit(tmp_path, checkpoint_every=1)

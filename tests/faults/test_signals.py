@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from narrows import checkpoint
+from narrows.distributed import processes
 from narrows.recovery import Recovery
 from narrows.training import Training
 
@@ -52,7 +52,7 @@ MOMENTS = {  # what is under way, and the checkpoint that it leads to
     "a validation": (Training, "validate", 3, "epoch-000002-step-000005"),
     "the end of an epoch": (Recovery, "keep", 3, "epoch-000003-step-000001"),
     "the end of the run": (Recovery, "keep", 6, "epoch-000006"),
-    "a save": (checkpoint, "write_folder", 3, "epoch-000003-step-000001"),
+    "a save": (processes, "write_folder", 3, "epoch-000003-step-000001"),
 }
 
 
