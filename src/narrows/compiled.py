@@ -1,6 +1,6 @@
 """The training step as one compiled graph, for runs that repay its making."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Generic, ParamSpec, TypeVar
 
@@ -75,9 +75,12 @@ class Graph(Generic[P, T]):
     Args:
         steps: takes tensors, and returns tensors in lists and dicts.
         device: where they are. A GPU is told of the whole graph at once, not of each kernel.
+        kept: tensors that the steps reach by themselves, and which stay where they are.
     """
 
-    def __init__(self, steps: Callable[P, T], device: torch.device) -> None:
+    def __init__(
+        self, steps: Callable[P, T], device: torch.device, kept: Iterable[Tensor] = ()
+    ) -> None:
         if not ABLE:
             raise GraphError("it takes torch 2.13 or later")
 
@@ -87,6 +90,8 @@ class Graph(Generic[P, T]):
         # Graphs are kept, and counted, by code object: this one is of these steps alone.
         full.__code__ = full.__code__.replace()
         self.replays = device.type == "cuda"
+        for tensor in kept if self.replays else ():
+            torch._dynamo.mark_static_address(tensor)  # else each replay would copy it
         mode = "reduce-overhead" if self.replays else None
         self.graph: Callable[P, T] = torch.compile(  # type: ignore[call-overload]
             full, fullgraph=True, recompile_limit=1, mode=mode

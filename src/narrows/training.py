@@ -290,7 +290,7 @@ class Training:
             dials = [self.dials(done + i, steps) for i in range(len(group))]
             self.clear(done, len(group))
             try:
-                self.graph = self.graph or Graph(self.steps, self.device)
+                self.graph = self.graph or Graph(self.steps, self.device, self.kept())
                 return self.graph(torch.cat(group), torch.tensor(dials, device=self.device))
             except GraphError as error:
                 warnings.warn(
@@ -313,6 +313,13 @@ class Training:
             self.turn_to(*values.unbind())
             made.append(self.step(self.source.take(part), not made))
         return made
+
+    def kept(self) -> Iterator[Tensor]:
+        """Yield the tensors that a step reaches outside of the net."""
+        yield from self.source.tensors().values()
+        yield from self.source.units or ()
+        for optimizer in self.optimizers.values():
+            yield from optimizer.state().values()
 
     def advance(self, done: int, steps: int) -> None:
         """Write how far the stage is, and the learning rates that follow from it."""

@@ -31,7 +31,8 @@ Codes = NDArray[np.int64]
 """A number for each symbol, which depends on nothing but the symbol."""
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 """What stands for a symbol that is not known."""
-ATOMS = re.compile(r"\[[^\[\]]{1,6}\]|Br|Cl|%\d\d|.", re.DOTALL)
+ATOMS = re.compile(r"\[[!-Z\\^-~]{1,6}\]|Br|Cl|%[0-9][0-9]|.", re.DOTALL)
+"""Of SMILES, which are ASCII."""
 
 
 def _characters(text: str) -> list[str]:
