@@ -234,11 +234,11 @@ def test_what_has_batches_of_many_shapes_says_so_before_the_first_step(cls, X, w
 def test_auto_decides_by_steps_and_parameters(data):
     tensors = len(list(fitted(narrows.VAE, data).net_.parameters()))
     epochs = round(30 / (4e-5 * tensors * 2))  # of two full batches
-    assert not run(data, epochs - 2).compiled
-    assert run(data, epochs + 2).compiled
-    assert not run(data, epochs + 2, compile=False).compiled
-    assert not run(data, 10 * epochs, batch_size=100).compiled  # no batch would be full
-    assert run(data, 1, compile=True).compiled
+    assert not run(data, epochs - 2).execution.compiled
+    assert run(data, epochs + 2).execution.compiled
+    assert not run(data, epochs + 2, compile=False).execution.compiled
+    assert not run(data, 10 * epochs, batch_size=100).execution.compiled  # no batch would be full
+    assert run(data, 1, compile=True).execution.compiled
 
 
 def test_auto_takes_several_steps_at_a_time_where_a_run_is_very_long():
@@ -262,7 +262,7 @@ def test_steps_that_no_graph_could_take_at_a_time_are_refused(options, words, da
 def test_the_decision_is_of_the_checkpoint(data):
     stored, other = run(data, 2, compile=True), run(data, 2, compile=False)
     other.load(*stored.snapshot())
-    assert other.compiled
+    assert other.execution.compiled
 
 
 def test_a_pass_of_partial_fit_is_eager(data, calls):

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from narrows.accumulation import Turn, joined, together
-from narrows.compiled import Graph, GraphError, compiling, repays, unrolled
+from narrows.compiled import compiling
 from narrows.data.sources import Batch, InMemory
 from narrows.distributed import Processes
 from narrows.errors import NonFiniteError
+from narrows.execution import Execution
 from narrows.log import Log, Row
 from narrows.net import Move, Net, Stage, Terms
 from narrows.optimizer import CLEARED, AdamW, optimizers
@@ -31,8 +32,6 @@ __all__ = ["Stopped", "Training"]
 
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 """Precisions of forward passes that take half of the memory."""
-WATCHED = 16
-"""Statistics beside the terms (mse, ...) are taken from about so many batches of an epoch."""
 
 
 class Stopped(BaseException):
@@ -74,18 +73,7 @@ class Training:
         self.stage = self.stages[0]
         self.optimizers, self.clocks = self.players(), clocks(self.stage)
         self.schedule = schedule_of(model)
-        self.compiled = self.repays() if model.compile == "auto" else model.compile
-        self.compiled &= epochs is not None  # a single pass repays no graph
-        self.compiled &= self.processes.count == 1  # what they exchange is in no graph
-        if self.compiled and source.uneven:
-            self.compiled = False
-            warnings.warn(
-                f"compile=True has no effect on the training {source.uneven}: a compiled step is "
-                "for batches of one size. Leave it at 'auto'.",
-                stacklevel=3,
-            )
-        self.unrolled = self.unrolls()
-        self.graph: Graph[[Tensor, Tensor], list[Terms]] | None = None
+        self.execution = Execution(self)
         self.sampler = torch.Generator().manual_seed(seed)
         self.epoch = self.position = 0  # epochs that are done, and steps of the one under way
         self.order, self.started = self.sampler.get_state(), time.perf_counter()
@@ -110,7 +98,7 @@ class Training:
             Stopped: `stop` was called; to call `run` again goes on.
         """
         keep_memory()
-        with compiling() if self.compiled else nullcontext():
+        with compiling() if self.execution.compiled else nullcontext():
             while not self.over:
                 try:
                     self.run_epoch()
@@ -143,7 +131,7 @@ class Training:
             self.exchange()
             self.stage = stage
             self.optimizers, self.clocks = self.players(), clocks(stage)
-            self.graph = None
+            self.execution.graph = None
             next(iter(self.optimizers.values())).skipped.fill_(skipped)
             self.recovery.slow_down(self.recovery.retries, 0)
 
@@ -155,26 +143,6 @@ class Training:
         """Return how many epochs a stage has."""
         later = [other.start for other in self.stages if other.start > stage.start]
         return min(later, default=self.epochs or 0) - stage.start
-
-    def repays(self) -> bool:
-        """Return whether a graph for each stage repays its making, by the plan."""
-        if self.model.gradient_checkpointing:
-            return False  # a graph would keep what it forgets
-        return all(
-            repays(self.length(stage) * self.full, len(list(stage.net.parameters())))
-            for stage in self.stages
-        )
-
-    def unrolls(self) -> int:
-        """Return how many steps a graph makes at a time."""
-        if self.model.steps_per_execution != "auto":
-            return self.model.steps_per_execution
-        return min(unrolled(self.length(stage) * self.full, self.full) for stage in self.stages)
-
-    @property
-    def full(self) -> int:
-        """How many batches of an epoch a graph can take: of one size, and full."""
-        return 0 if self.source.uneven else len(self.source) // self.model.batch_size
 
     @property
     def skipped(self) -> int:
@@ -253,9 +221,8 @@ class Training:
         self.sampler.set_state(self.order)
         orders = list(self.source.orders(self.model.batch_size, self.sampler))
         while self.position < len(orders):
-            end = self.position + (self.unrolled if self.compiled else 1)
-            group = orders[self.position : end]
-            made = self.move(group, len(orders))
+            group = orders[self.position : self.position + self.execution.at_once]
+            made = self.execution.move(group, len(orders))
             self.position += len(group)
             for rows, terms in zip(group, made, strict=True):
                 self.log.add(terms, rows)
@@ -273,53 +240,6 @@ class Training:
         """Stop here if that was asked for."""
         if self.stopping:
             raise Stopped
-
-    def move(self, group: list[Tensor], steps: int) -> list[Terms]:
-        """Make a step on each of some batches, all in one graph where the run is compiled.
-
-        Args:
-            group: the rows of each batch.
-            steps: of an epoch.
-
-        Returns:
-            The terms of each step.
-        """
-        done = self.epoch * steps + self.position
-        full = len(group) == self.unrolled and len(group[-1]) == self.model.batch_size
-        if self.compiled and full:
-            dials = [self.dials(done + i, steps) for i in range(len(group))]
-            self.clear(done, len(group))
-            try:
-                self.graph = self.graph or Graph(self.steps, self.device, self.kept())
-                return self.graph(torch.cat(group), torch.tensor(dials, device=self.device))
-            except GraphError as error:
-                warnings.warn(
-                    f"The training of {type(self.model).__name__} goes on without compilation: "
-                    f"{error}. Set compile=False to try it no more.",
-                    stacklevel=2,
-                )
-                self.compiled, self.graph = False, None
-        made = []
-        for i, rows in enumerate(group):
-            self.advance(done + i, steps)
-            watch = (self.position + i) % max(1, steps // WATCHED) == 0
-            made.append(self.step(self.source.take(rows), watch))
-        return made
-
-    def steps(self, rows: Tensor, dials: Tensor) -> list[Terms]:
-        """Make a step on each batch of these rows; the first one adds the statistics."""
-        made: list[Terms] = []
-        for part, values in zip(rows.chunk(len(dials)), dials.unbind(), strict=True):
-            self.turn_to(*values.unbind())
-            made.append(self.step(self.source.take(part), not made))
-        return made
-
-    def kept(self) -> Iterator[Tensor]:
-        """Yield the tensors that a step reaches outside of the net."""
-        yield from self.source.tensors().values()
-        yield from self.source.units or ()
-        for optimizer in self.optimizers.values():
-            yield from optimizer.state().values()
 
     def advance(self, done: int, steps: int) -> None:
         """Write how far the stage is, and the learning rates that follow from it."""
@@ -444,7 +364,7 @@ class Training:
         state = {
             "history": list(self.history),
             "best": [self.best.loss, self.best.epoch],
-            "compiled": self.compiled,
+            "compiled": self.execution.compiled,
             "skipped": self.skipped,
             "retries": self.recovery.retries,
         }
@@ -459,7 +379,7 @@ class Training:
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Go back to a saved state, in place."""
-        self.history, self.compiled = list(numbers["history"]), numbers["compiled"]
+        self.history, self.execution.compiled = list(numbers["history"]), numbers["compiled"]
         self.epoch = len(self.history)
         log = numbers.get("log", {"step": 0})
         self.position, self.log = log["step"], Log(self, **log)

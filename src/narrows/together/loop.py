@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 from narrows.compiled import Graph, GraphError, compiling, repays
 from narrows.data.sources import Batch
 from narrows.errors import TrainingError
+from narrows.execution import WATCHED
 from narrows.log import Row
 from narrows.net import Terms
 from narrows.optimizer import CLEARED
@@ -25,7 +26,7 @@ from narrows.together.draws import Found, Noise
 from narrows.together.optimizer import StackedAdamW
 from narrows.together.passes import Numbers, Pass, tensors
 from narrows.together.stacks import StackedLog, StackedSource
-from narrows.training import WATCHED, Training
+from narrows.training import Training
 
 __all__ = ["ApartError", "Joint"]
 
