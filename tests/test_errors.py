@@ -12,6 +12,7 @@ from sklearn.exceptions import NotFittedError
 
 import narrows
 from narrows.data.modalities import modality_of
+from narrows.distributed.processes import FILES
 from narrows.errors import (
     DataError,
     DataTypeError,
@@ -634,7 +635,7 @@ def test_the_weights_in_a_checkpoint_are_always_finite(spoiled, tmp_path):
     found = sorted(path.name for path in tmp_path.iterdir())
     assert found == ["epoch-000001", "epoch-000002"]
     for path in tmp_path.iterdir():
-        _, tensors = narrows.storage.unpack(path, narrows.checkpoint.FILES)
+        _, tensors = narrows.storage.unpack(path, FILES)
         assert all(t.isfinite().all() for t in tensors.values() if t.is_floating_point())
 
 

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from narrows.checkpoint import FILES
+from narrows.distributed.processes import FILES
 from narrows.errors import ModelFileError
 from narrows.storage import unpack
 
