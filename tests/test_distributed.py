@@ -90,11 +90,11 @@ def sentence(model, X, strategy="ddp", **options):
 
 
 def alike(model):
-    """Whether both processes have the same weights and running state, to the bit."""
-    every = [None, None]
+    """Whether all processes have the same weights and running state, to the bit."""
+    every = [None] * torch.distributed.get_world_size()
     state = {name: t.numpy().tobytes() for name, t in model.net_.state_dict().items()}
     torch.distributed.all_gather_object(every, state)
-    return every[0] == every[1]
+    return all(one == every[0] for one in every)
 
 
 class Stop(BaseException):
