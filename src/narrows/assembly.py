@@ -7,7 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from narrows.data.modalities import Modality
 from narrows.data.sources import InMemory, at_once
@@ -201,7 +201,7 @@ def start_output(net: Net, source: InMemory) -> None:
     """
     parameters = dict(net.decoder.named_parameters())
     biases = [name for name in parameters if name.endswith("bias")]
-    batch = source.take(_even(len(source), EXAMPLES))
+    batch = source.take(source.even(EXAMPLES))
     x = batch.target if batch.target.is_floating_point() else batch.target.float()
     channels = net.likelihood.channels
     for dims in ((0,), (0, *range(2, x.ndim))):
@@ -227,11 +227,6 @@ def start_latent(net: Net, source: InMemory) -> None:
     count = min(net.latent.wanted, len(source))
     if count:
         net.eval()
-        slices = _even(len(source), count).split(at_once(source.x.shape[1:]))
+        slices = source.even(count).split(at_once(source.x.shape[1:]))
         parts = [net.encode(source.take(part))[0] for part in slices]
         net.latent.start(torch.cat(parts))
-
-
-def _even(n: int, count: int) -> Tensor:
-    """Return so many of n rows, evenly spaced, or all where there are fewer."""
-    return torch.linspace(0, n - 1, min(n, count), dtype=torch.float64).long()

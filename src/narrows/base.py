@@ -281,8 +281,6 @@ class BaseAutoencoder(Fitted):
     def _finish(self, training: Training) -> None:
         """Keep what later methods need: the net, the history, codes of the training samples."""
         self.net_ = training.processes.whole(self.net_)
-        n = len(training.source)
-        rows = torch.linspace(0, n - 1, min(n, REMEMBERED), dtype=torch.float64).long()
         latent = self.net_.latent
         size = len(latent.books) or int(np.prod(latent.code_shape))
 
@@ -290,7 +288,7 @@ class BaseAutoencoder(Fitted):
             code, kl = self.net_.look(batch)
             return code if kl is None else torch.cat([code, kl], 1)
 
-        seen = self._slices(training.source, look, rows.to(training.device)).numpy()
+        seen = self._slices(training.source, look, training.source.even(REMEMBERED)).numpy()
         codes, kl = np.ascontiguousarray(seen[:, :size]), seen[:, size:]
         codes = codes.astype(np.int32) if latent.categories else codes
         self._learned(

@@ -37,12 +37,12 @@ def begin_plan(model: "BaseAutoencoder", source: InMemory) -> None:
         )
     parts = (model.net_.encoder, model.net_.decoder)
     chains = [module for part in parts for module in part.modules() if isinstance(module, Chain)]
-    several = model.steps_per_execution
+    several, full = model.steps_per_execution, len(source) // model.batch_size
     if not model.compile:
         model.refuse_set(["steps_per_execution"], "has no effect with compile=False")
-    if several != "auto" and several > max(1, len(source) // model.batch_size):
+    if several != "auto" and several > max(1, full):
         raise ParameterError(
-            f"steps_per_execution={several} is more than the {len(source) // model.batch_size} "
+            f"steps_per_execution={several} is more than the {full} "
             "full batches of an epoch. Lower it, or leave it at 'auto'."
         )
     names = ["gradient_checkpointing"]

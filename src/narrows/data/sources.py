@@ -158,6 +158,12 @@ class InMemory:
         full, rest = divmod(len(self), batch_size)
         return max(1, full + (rest > 1))
 
+    def even(self, count: int) -> Tensor:
+        """Return the rows of so many samples, evenly spaced, or of all where there are fewer."""
+        n = len(self)
+        rows = torch.linspace(0, n - 1, min(n, count), dtype=torch.float64).long()
+        return rows.to(self.x.device)
+
     def orders(
         self, batch_size: int, generator: torch.Generator | None = None
     ) -> Iterator[Tensor]:

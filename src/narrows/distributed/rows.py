@@ -87,17 +87,21 @@ class _Part:
         return torch.cat(parts)[: self.total]
 
 
-class _Take(Function):
-    """Own rows of a tensor that all processes have alike; gradients of all rows come back."""
-
-    @staticmethod
-    def forward(whole: Tensor, part: _Part) -> Tensor:
-        return part.pick(whole)
+class _OfPart(Function):
+    """A function of a tensor and the part of a batch that it is taken from or put into."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, _Part], output: Tensor) -> None:
         del output
         ctx.part = inputs[1]
+
+
+class _Take(_OfPart):
+    """Own rows of a tensor that all processes have alike; gradients of all rows come back."""
+
+    @staticmethod
+    def forward(whole: Tensor, part: _Part) -> Tensor:
+        return part.pick(whole)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
@@ -109,17 +113,12 @@ class _Take(Function):
         return own
 
 
-class _Gather(Function):
+class _Gather(_OfPart):
     """The rows of all processes; what follows, and so the gradient, is alike in all of them."""
 
     @staticmethod
     def forward(rows: Tensor, part: _Part) -> Tensor:
         return part.exchange(rows)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, _Part], output: Tensor) -> None:
-        del output
-        ctx.part = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

@@ -166,8 +166,7 @@ def start_path(net: "Net", source: "InMemory") -> None:
         outward.weight[: len(found.mean)] = loadings.mT
         outward.bias[: len(found.mean)] = found.mean
     else:
-        rows = torch.linspace(0, len(x) - 1, min(FITTED, len(x)), dtype=torch.float64).long()
-        batch = source.take(rows.to(x.device))
+        batch = source.take(source.even(FITTED))
         code = F.linear(batch.x.flatten(1), inward.weight, inward.bias)[:, :units]
         _fit(outward, likelihood, code, batch)
 
