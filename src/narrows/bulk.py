@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from narrows import load
 from narrows.data.modalities import Sequence
 from narrows.data.paths import check, reading, show
-from narrows.data.sources import at_once
 from narrows.data.tables import known_columns, open_parquet, parquet_files
 from narrows.errors import DataError, FileError, ParameterError
 from narrows.storage import MANIFEST, atomic_write
@@ -53,7 +52,7 @@ class Bulk:
                 f"The samples of this {type(self.model).__name__} are {kind}, and files are "
                 "shared out row by row. Leave --engine at 'local'."
             )
-        self.chunk = PASSES * at_once(modality.shape)
+        self.chunk = PASSES * modality.at_once
         names = ["score"] if call == "score" else self.model.get_feature_names_out()
         self.schema = pa.schema([(str(name), pa.float32()) for name in names])
         manifest = (Path(folder) / MANIFEST).read_bytes()

@@ -1,7 +1,8 @@
 """What a fitted estimator does: codes, reconstructions, scores, samples, findings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain
 from numbers import Integral
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from narrows.data.arrays import as_matrix
 from narrows.data.modalities import Graph, Modality
-from narrows.data.sources import EVEN, SLICE, Batch, InMemory, at_once
+from narrows.data.sources import EVEN, SLICE, Batch, InMemory
 from narrows.density import CodePrior, Mixture
 from narrows.errors import DataError, ParameterError
 from narrows.metrics.health import Diagnosis, book_usage, diagnose, fit_of_prior
@@ -207,7 +208,7 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Settings):
         array = self.modality_.read(X, type(self).__name__)
         source = self.modality_.source(array, y)
         source.trims = self.net_.takes_any_length
-        return self._slices(source, function, torch.arange(len(source)))
+        return self._slices(source, function)
 
     def _codes(self, X: Any, y: Any = None) -> Tensor:
         return self._map(X, lambda batch: self.net_.code(batch).flatten(1), y)
@@ -232,14 +233,17 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Settings):
 
     @torch.inference_mode()
     def _slices(
-        self, source: InMemory, function: Callable[[Batch], Tensor], rows: Tensor
+        self,
+        source: InMemory,
+        function: Callable[[Batch], Tensor],
+        rows: Tensor | None = None,
     ) -> Tensor:
+        """Apply a function of a batch to these samples of a source, or to all."""
         self.net_.eval()
         device = self._device()
-        parts = []
-        for batch, kept in source.passes(rows, at_once(source.x.shape[1:]), EVEN):
-            parts.append(function(batch.to(device))[kept.to(device)])
-        return torch.cat(parts).float().cpu()
+        passes = source.passes(rows, self.modality_.at_once, EVEN)
+        parts = (function(batch.to(device))[kept] for batch, kept in passes)
+        return gathered(parts, len(source) if rows is None else len(rows))
 
     def _fitted_density(self) -> Mixture | CodePrior:
         """Return the density of the training codes, fitted now if it was not before."""
@@ -265,15 +269,31 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Settings):
         self.net_.eval()
         device, plan = self._device(), plan or replace(self.plan(), lengths=self.net_.lengths())
         lengths = None if plan.lengths is None else plan.lengths.expand(len(codes))
-        outs = []
-        for rows in torch.arange(len(codes)).split(at_once(self.modality_.shape)):
-            own = plan if lengths is None else replace(plan, lengths=lengths[rows.to(device)])
-            context = () if condition is None else (condition[rows].to(device),)
-            outs.append(self.net_.generate(codes[rows].to(device), own, *context))
-        return torch.cat(outs).float().cpu()
+
+        def parts() -> Iterator[Tensor]:
+            for rows in torch.arange(len(codes)).split(self.modality_.at_once):
+                own = plan if lengths is None else replace(plan, lengths=lengths[rows.to(device)])
+                context = () if condition is None else (condition[rows].to(device),)
+                yield self.net_.generate(codes[rows].to(device), own, *context)
+
+        return gathered(parts(), len(codes))
 
     def _device(self) -> torch.device:
         return self.net_.progress.device
+
+
+def gathered(parts: Iterator[Tensor], n: int) -> Tensor:
+    """Return n rows that come in parts, in float32 on the CPU.
+
+    They are written to one block as they come: memory of its own for each part, and then for the
+    whole, would take as long as making them. NumPy asks for huge pages, torch does not.
+    """
+    first = next(parts)
+    whole, done = torch.from_numpy(np.empty((n, *first.shape[1:]), np.float32)), 0
+    for part in chain([first], parts):
+        whole[done : done + len(part)] = part
+        done += len(part)
+    return whole
 
 
 def _check_whole(method: str, name: str, value: Any, least: int) -> None:

@@ -147,11 +147,11 @@ class Net(nn.Module):
 
         No step of a sequence is decoded from the true ones before it.
         """
-        if self.writer is None:
-            return self.likelihood.mean(self(batch).out)
         batch = replace(batch, condition=self.condition(batch), known=None)
         h, context = self.encode(batch)
         z, _ = self.latent(h)
+        if self.writer is None:
+            return self.likelihood.mean(self.decoded(z, batch, *context))
         return self.generate(z, replace(plan, lengths=batch.lengths), *context)
 
     @property

@@ -16,7 +16,7 @@ from torch import Tensor
 from narrows.data.graphs import TAKEN_BY, resembles
 from narrows.errors import DataError, DataTypeError
 
-__all__ = ["as_matrix", "as_numbers", "as_plain", "as_tensor", "check_range"]
+__all__ = ["as_matrix", "as_numbers", "as_plain", "as_tensor", "check_range", "finite"]
 
 Array = NDArray[Any]
 AS_SERIES = "or set modality='series' for series over time"
@@ -142,9 +142,15 @@ def _shape(row: Any, i: int) -> tuple[int, ...]:
         ) from error
 
 
+def finite(x: Array) -> bool:
+    """Return whether all values are finite: where they are, their sum mostly tells."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(x.sum()) or np.isfinite(x).all())
+
+
 def as_tensor(x: NDArray[np.float32]) -> Tensor:
     """Return scaled values as a tensor; refuse those that left float32's range."""
-    if not np.isfinite(x).all():
+    if not finite(x):
         raise DataError(
             "X contains values too large for float32 after scaling (infinity). Rescale or clip "
             "the columns concerned."

@@ -197,10 +197,12 @@ class GraphSource(InMemory):
         owner = torch.searchsorted(self.starts, rows.cpu(), right=True) - 1
         return self._whole(owner.unique().tolist())
 
-    def passes(self, rows: Tensor, size: int, multiple: int) -> Iterator[tuple[Batch, Tensor]]:
+    def passes(
+        self, rows: Tensor | None, size: int, multiple: int
+    ) -> Iterator[tuple[Batch, Tensor | slice]]:
         """Yield the graphs in their order, about `size` nodes at a time, and the rows in them."""
         del multiple
-        rows = rows.cpu()
+        rows = torch.arange(len(self)) if rows is None else rows.cpu()
         for chosen in torch.arange(len(self.graphs)).split(self._together(size)):
             start, end = self.starts[chosen[0]], self.starts[chosen[-1] + 1]
             yield self._whole(chosen.tolist()), rows[(rows >= start) & (rows < end)] - start

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Range", "blocks", "fit_scaling", "log_counts", "scaled"]
+__all__ = ["Range", "blocks", "changes_nothing", "fit_scaling", "log_counts", "scaled"]
 
 Array = NDArray[Any]
 Range = Literal["standard", "robust", "unit", "symmetric", "log", "none"]
@@ -64,13 +64,18 @@ def scaled(values: Array, center: tuple[float, ...], scale: tuple[float, ...]) -
 
     It is calculated in float64, so that no large center costs digits.
     """
-    centers, scales = np.array(center), np.array(scale)
-    if not centers.any() and (scales == 1).all():
+    if changes_nothing(center, scale):
         return values.astype(np.float32, copy=False)
+    centers, scales = np.array(center), np.array(scale)
     x = np.empty(values.shape, np.float32)
     for rows in blocks(len(x)):
         x[rows] = (values[rows] - centers) / scales
     return x
+
+
+def changes_nothing(center: tuple[float, ...], scale: tuple[float, ...]) -> bool:
+    """Return whether (x - center) / scale is x."""
+    return not any(center) and set(scale) == {1.0}
 
 
 def blocks(n: int) -> Iterator[slice]:

@@ -23,8 +23,9 @@ POOL = 50
 """Batches whose samples are sorted by length: enough for neighbours that are alike."""
 SLICE = 1024
 """Samples that pass through a net at once before and after training, at most."""
-VALUES = 2**22
-"""Values of the samples that do so, at most; but never fewer than `EVEN` samples."""
+VALUES = 2**20
+"""Values of the samples that do so, at most: they shall stay in the cache; but never fewer than
+`EVEN` samples."""
 EVEN = 16
 """Samples pass in multiples of so many: products of few rows, and what is left over of a vector
 register, are rounded in another way, and a row's result would depend on its neighbours."""
@@ -191,28 +192,45 @@ class InMemory:
 
     def take(self, rows: Tensor) -> Batch:
         """Return the batch of these rows."""
-        tensors = self.tensors()
-        if self.trims and self.lengths is not None:
-            longest = int(self.lengths.index_select(0, rows).max())
-            padded = {name for name in PADDED if name in tensors}
-            tensors |= {name: tensors[name].narrow(-1, 0, longest) for name in padded}
-        taken = {name: t.index_select(0, rows) for name, t in tensors.items()}
-        if self.units is not None:
-            taken["x"] = self.units(taken["x"])
-        found: dict[str, Any] = {"target": taken["x"], "index": rows} | taken
-        return Batch(**found)
+        return self._part(rows)
 
-    def passes(self, rows: Tensor, size: int, multiple: int) -> Iterator[tuple[Batch, Tensor]]:
+    def passes(
+        self, rows: Tensor | None, size: int, multiple: int
+    ) -> Iterator[tuple[Batch, Tensor | slice]]:
         """Yield batches with these rows in their order, and where in the batch they are.
 
         Args:
-            rows: the samples that are asked for.
+            rows: the samples that are asked for; None for all of them.
             size: how many of them pass at once.
             multiple: what the number of samples in a batch is a multiple of.
         """
-        for part in rows.split(size):
-            full = torch.cat([part, part[:1].expand(-len(part) % multiple)])
-            yield self.take(full), torch.arange(len(part))
+        order = torch.arange(len(self), device=self.x.device) if rows is None else rows
+        for start in range(0, len(order), size):
+            part = order[start : start + size]
+            if rows is None and not len(part) % multiple:
+                yield self._part(slice(start, start + size)), slice(None)
+            else:
+                full = torch.cat([part, part[:1].expand(-len(part) % multiple)])
+                yield self.take(full), slice(len(part))
+
+    def _part(self, rows: Tensor | slice) -> Batch:
+        """Return the batch of these rows; a slice of them is not copied."""
+        tensors = self.tensors()
+        if self.trims and self.lengths is not None:
+            longest = int(taken(self.lengths, rows).max())
+            padded = {name for name in PADDED if name in tensors}
+            tensors |= {name: tensors[name].narrow(-1, 0, longest) for name in padded}
+        found: dict[str, Any] = {name: taken(t, rows) for name, t in tensors.items()}
+        if self.units is not None:
+            found["x"] = self.units(found["x"])
+        if isinstance(rows, slice):
+            rows = torch.arange(len(self), device=self.x.device)[rows]
+        return Batch(**{"target": found["x"], "index": rows} | found)
+
+
+def taken(tensor: Tensor, rows: Tensor | slice) -> Tensor:
+    """Return these rows of a tensor."""
+    return tensor[rows] if isinstance(rows, slice) else tensor.index_select(0, rows)
 
 
 def alike(order: Tensor, lengths: Tensor, pool: int) -> Tensor:
@@ -221,6 +239,6 @@ def alike(order: Tensor, lengths: Tensor, pool: int) -> Tensor:
     return order[key.argsort(stable=True)]
 
 
-def at_once(shape: Sequence[int]) -> int:
+def at_once(shape: Sequence[int], most: int = SLICE) -> int:
     """Return how many samples of a shape pass through a net at once."""
-    return max(EVEN, min(SLICE, VALUES // max(1, prod(shape)) // EVEN * EVEN))
+    return max(EVEN, min(most, VALUES // max(1, prod(shape)) // EVEN * EVEN))

@@ -64,7 +64,7 @@ def evaluate_links(model: BaseAutoencoder, X: Any) -> LinkEvaluation:
     pairs: dict[str, list[Array]] = {"edges": [], "absent": []}
     codes = []
     with torch.inference_mode():
-        for part, _ in source.passes(torch.arange(len(graphs)), SLICE, 1):
+        for part, _ in source.passes(None, SLICE, 1):
             batch = part.to(net.progress.device)
             code = net.code(batch)
             codes.append(code.cpu().numpy())

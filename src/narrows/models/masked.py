@@ -14,6 +14,7 @@ from narrows.data.sources import Batch
 from narrows.errors import ContextError
 from narrows.fields import Count, Fraction, Positive
 from narrows.net import Move, Net, Step
+from narrows.parts.generation import Plan
 from narrows.parts.latents import Point
 from narrows.parts.networks import ARCHITECTURES
 from narrows.parts.transformers import BARE, TokensDecoder, TokensEncoder, scatter, transformer
@@ -52,6 +53,11 @@ class _Masked(Net):
         z, charges = self.latent(h, noise)
         nll = self.likelihood.nll(out, batch.target, batch.mask)
         return Step(batch, h, None, z, out, nll, charges, self.progress)
+
+    def reconstruct(self, batch: Batch, plan: Plan) -> Tensor:
+        """Return each quarter of the tokens as the other three tell it."""
+        del plan
+        return self.likelihood.mean(self(batch).out)
 
     def networks(self) -> list[nn.Module]:
         encoder, decoder = cast(TokensEncoder, self.encoder), cast(TokensDecoder, self.decoder)

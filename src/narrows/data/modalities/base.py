@@ -11,7 +11,7 @@ from torch import Tensor
 
 from narrows.data.conditions import CONDITIONS, Condition
 from narrows.data.scaling import Range
-from narrows.data.sources import InMemory, Units
+from narrows.data.sources import SLICE, InMemory, Units, at_once
 from narrows.data.splits import Rows, split
 from narrows.data.whole import check_whole
 from narrows.errors import DataError
@@ -51,6 +51,9 @@ class Modality(ABC):
     """The architecture where the user names none."""
     likelihood: ClassVar[str] = "gaussian"
     """The likelihood where the user names none."""
+
+    most: ClassVar[int] = SLICE
+    """Samples that pass through a net at once outside of training, at most."""
 
     shape: tuple[int, ...] = ()
     center: tuple[float, ...] = ()
@@ -100,6 +103,11 @@ class Modality(ABC):
             The samples, and what makes values of x where they are bytes.
         """
         return self.encode(array), None
+
+    @property
+    def at_once(self) -> int:
+        """How many samples pass through a net at once outside of training."""
+        return at_once(self.shape, self.most)
 
     def split(
         self, array: Array, fraction: float, how: str, seed: int, groups: ArrayLike | None = None

@@ -131,7 +131,7 @@ class Grid(Modality):
     def decode(self, x: Tensor, like: Any = None, condition: Tensor | None = None) -> Any:
         """Undo the scaling; whole values are rounded and clipped."""
         del like, condition
-        values = x.float() * self._channel(self.scale) + self._channel(self.center)
+        values = x.float().mul(self._channel(self.scale)).add_(self._channel(self.center))
         values = values.expm1_().clamp_(min=0) if self.log else values
         if self.dtype in WHOLE:
             whole = getattr(torch, self.dtype)

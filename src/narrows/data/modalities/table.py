@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from narrows.data.arrays import as_matrix, as_tensor
+from narrows.data.arrays import as_matrix, as_tensor, finite
 from narrows.data.conditions import Numbers
 from narrows.data.frames import check_names, dtype_names, is_frame, open_frame, to_frame, to_matrix
 from narrows.data.modalities.base import Array, Encoded, Modality
-from narrows.data.scaling import Range, blocks, fit_scaling, log_counts, scaled
+from narrows.data.scaling import Range, blocks, changes_nothing, fit_scaling, log_counts, scaled
 from narrows.errors import DataError
 
 __all__ = ["Table"]
@@ -33,6 +33,7 @@ class Table(Modality):
 
     name = "table"
     architecture = "mlp"
+    most = 4096  # layers are hardly wider than rows
 
     columns: tuple[str | int, ...] = ()
     dtypes: tuple[str, ...] = ()
@@ -108,19 +109,23 @@ class Table(Modality):
     def encode(self, array: Array) -> Encoded:
         """Scale the varying columns; a missing value becomes its column's center."""
         values = array if len(self.kept) == self.n_features else array[:, self.kept]
-        observed = ~np.isnan(values)
         values = log_counts(values) if self.log else values
         x = scaled(values, self.center, self.scale)
-        if observed.all():
-            return Encoded(as_tensor(x))
+        if finite(x):
+            return Encoded(torch.from_numpy(np.require(x, requirements=["C", "W"])))
+        observed = ~np.isnan(values)
         mask = observed.astype(np.float32)
         return Encoded(as_tensor(np.where(observed, x, np.float32(0))), torch.from_numpy(mask))
 
     def decode(self, x: Tensor, like: Any = None, condition: Tensor | None = None) -> Any:
         """Undo the scaling and put the constant and the given columns back."""
         framed = bool(self.frame) and (like is None or is_frame(like))
+        whole = len(self.kept) == self.n_features
+        if whole and not (framed or self.log) and changes_nothing(self.center, self.scale):
+            return x.numpy()
         values = np.empty((len(x), self.n_features), np.float64 if framed else np.float32)
-        values[:] = self.constants
+        if not whole:
+            values[:] = self.constants
         if self._given_columns and isinstance(self.condition, Numbers):
             if like is not None:
                 given = self.read(like, "the model")[:, self._given_columns]
@@ -128,7 +133,7 @@ class Table(Modality):
                 center = torch.zeros(len(x), self.condition.width)
                 given = self.condition.units(center if condition is None else condition)
             values[:, self._given_columns] = given
-        kept = slice(None) if len(self.kept) == self.n_features else list(self.kept)
+        kept = slice(None) if whole else list(self.kept)
         for rows in blocks(len(x)):
             varying = x[rows].double().numpy() * np.array(self.scale) + np.array(self.center)
             values[rows, kept] = np.expm1(varying).clip(0) if self.log else varying
