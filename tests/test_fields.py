@@ -144,6 +144,7 @@ CHANGES = {
     "pretraining": (0.0, {"epochs": 6}),
     "decoder": ("mlp", {}),
     "feature_weight": (5.0, {}),
+    "all_pairs": (5, {}),
 }
 # Where and how it runs, not what it learns.
 NEUTRAL = {

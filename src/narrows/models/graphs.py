@@ -124,6 +124,9 @@ class _GraphModel(BaseAutoencoder):
         hidden: sizes of the hidden graph convolutions; None takes one of 32.
         decoder: log odds of a link: the "inner_product" of the codes, or an "mlp" of what two
             codes have in common and where they differ.
+        all_pairs: nodes of a graph up to which all of its pairs are told; in a larger one, 32
+            other nodes stand for all that a node is not linked to. "auto" is 5 000, and 500 with
+            decoder="mlp", which reads a pair some 50 times more slowly.
         feature_weight: weight of the nodes' features, told from the code beside the links; with
             0 they are only seen. `likelihood`, `scale` and `output_activation` are theirs.
         batch_size: nodes a step, in whole graphs: one graph at least.
@@ -137,6 +140,7 @@ class _GraphModel(BaseAutoencoder):
     architecture: Literal["auto", "gcn", "linear"] = "auto"
     activation: Annotated[str, OneOf(ACTIVATIONS)] = "relu"
     decoder: Annotated[str, OneOf(LINK_DECODERS)] = "inner_product"
+    all_pairs: Literal["auto"] | Count = "auto"
     feature_weight: NonNegative = 0.0
     epochs: Literal["auto"] | Count = 200
     learning_rate: Positive = 0.01
@@ -170,7 +174,10 @@ class _GraphModel(BaseAutoencoder):
             "linear": partial(linear, nodes=graph.nodes),
         }
         net = assemble(self, graph, parts)
-        decoder = LINK_DECODERS[self.decoder](self.latent_dim, net.decoder if told else None)
+        features = net.decoder if told else None
+        decoder = LINK_DECODERS[self.decoder](self.latent_dim, features)
+        if self.all_pairs != "auto":
+            decoder.all_pairs = self.all_pairs
         explained = net.likelihood if told else Bernoulli()
         net = Net(net.encoder, net.latent, decoder, explained)
         return _GraphNet(net, graph.density, self.feature_weight)
@@ -299,9 +306,9 @@ class GraphAutoencoder(_GraphModel):
 
     f are graph convolutions, h <- relu(D^-½ (A + I) D^-½ h W). Edges and the other pairs of nodes
     weigh alike, as Kipf & Welling's pos_weight and norm have it, and a node counts as linked to
-    itself. Its "nll" is summed over its pairs: all of them in graphs of up to 5 000 nodes (500
-    with decoder="mlp"), else a sample. Scores are of this weighted likelihood, no density. Codes
-    are the rows of `transform`, also of new graphs; a graph without features must keep its nodes.
+    itself. Its "nll" is summed over its pairs: all of them in graphs of up to `all_pairs` nodes,
+    else a sample. Scores are of this weighted likelihood, no density. Codes are the rows of
+    `transform`, also of new graphs; a graph without features must keep its nodes.
 
     X is `(edge_index, features)`, a SciPy adjacency, a networkx graph, torch-geometric's `Data`,
     or a list of graphs. Edges are undirected; their weights steer the convolutions alone.

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from narrows.parts.networks import ACTIVATIONS, Dropout, Sizes, initialise, mlp
 
@@ -36,6 +37,8 @@ DRAWN = 32
 """Partners of a node that stand for all the others in a larger graph."""
 BLOCK = 512
 """Rows of the matrix of all pairs that are worked on at once."""
+PAIRS = 2**18
+"""Pairs that dense layers read at once; of more, the backward pass reads them again."""
 
 with warnings.catch_warnings():  # torch says once that sparse rows are new
     warnings.simplefilter("ignore")
@@ -187,7 +190,7 @@ class LinkDecoder(nn.Module):
         features: decoder of the nodes' features, or None where they are not told.
     """
 
-    limit: int = ALL_PAIRS
+    all_pairs: int = ALL_PAIRS
     """Nodes of a graph up to which all of its pairs are told."""
     places: Tensor
 
@@ -208,14 +211,27 @@ class LinkDecoder(nn.Module):
 
     def table(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the log odds of links from every row of a to every row of b."""
-        whole = [t.expand(len(a), len(b), -1) for t in (a[:, None], b[None])]
-        flat = self.scores(*(t.reshape(-1, self.dim) for t in whole))
-        return flat.view(len(a), len(b))
+        parts = []
+        for rows in a.split(max(1, PAIRS // len(b))):
+            pairs = [t.expand(len(rows), len(b), -1) for t in (rows[:, None], b[None])]
+            parts.append(self.scores(*(t.reshape(-1, self.dim) for t in pairs)))
+        return torch.cat(parts).view(len(a), len(b))
 
     def sums(self, z: Tensor) -> Tensor:
         """Return sum over j ≠ i of softplus(score_ij), ``(nodes,)``, over all pairs."""
-        soft = F.softplus(self.table(z, z))
-        return soft.sum(1) - soft.diagonal()
+        n, height = len(z), max(1, PAIRS // len(z))
+        if height >= n:
+            return self._band(z, n)
+        bands = (
+            F.pad(checkpoint(self._band, z[a:], min(height, n - a), use_reentrant=False), (a, 0))
+            for a in range(0, n, height)
+        )
+        return torch.stack([*bands]).sum(0)
+
+    def _band(self, z: Tensor, height: int) -> Tensor:
+        """Return what pairs of the first `height` nodes add to the sums of all, ``(nodes,)``."""
+        soft = F.softplus(self.table(z[:height], z))
+        return torch.cat([soft.sum(1) - soft.diagonal(), soft[:, height:].sum(0)])
 
     def sampled_sums(self, z: Tensor) -> Tensor:
         """Return an unbiased estimate of `sums`; in evaluation, always the same one.
@@ -234,7 +250,7 @@ class LinkDecoder(nn.Module):
         """Return each node's sum over all others of its graph, linked or not."""
         return torch.cat(
             [
-                self.sums(part) if len(part) <= self.limit else self.sampled_sums(part)
+                self.sums(part) if len(part) <= self.all_pairs else self.sampled_sums(part)
                 for part in z.split(list(sizes))
             ]
         )
@@ -277,7 +293,7 @@ class InnerProduct(LinkDecoder):
 class PairMLP(LinkDecoder):
     """Dense layers from z_i * z_j and |z_i - z_j|, which do not change with the order."""
 
-    limit = 500
+    all_pairs = 500
     width = 32
 
     def __init__(self, dim: int, features: nn.Module | None = None) -> None:
