@@ -653,8 +653,13 @@ def test_a_recording_goes_in_and_comes_out_with_its_stamps():
     assert made["time"] == table["time"]
     assert call("score", "run", "sensors.parquet", "--out", "scores.csv") == 0
     scores = pyarrow.csv.read_csv("scores.csv")
-    assert scores.column_names == ["series", "start", "stop", "score"]
+    assert scores.column_names == ["series", "start", "stop", "first", "last", "score"]
     assert scores["start"].to_pylist() == [*range(0, 268, 8), 268]
+    for name, at in (
+        ("first", scores["start"].to_numpy()),
+        ("last", scores["stop"].to_numpy() - 1),
+    ):
+        assert (scores[name].to_numpy() == stamps[at]).all()
     assert call("encode", "run", "sensors.parquet", "--out", "codes.npy") == 0
     assert np.load("codes.npy").shape == (35, 8)
     assert call("score", "run", "sensors.parquet", "--out", "scores.npy") == 0

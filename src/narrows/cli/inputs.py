@@ -122,11 +122,22 @@ def read_rows(model: "BaseAutoencoder", data: str, size: str | None) -> Any:
     return X.select(known_columns(model.modality_, X.schema))
 
 
-def spans_of(model: "BaseAutoencoder", X: Any) -> Any:
-    """Return where the windows of X lie in it; None where there are none."""
+def spans_of(model: "BaseAutoencoder", X: Any) -> dict[str, Any]:
+    """Return where the windows of X lie in it, as columns of a table; none where X has no windows.
+
+    They are the number of the recording, a window's first step and the one after its last, and
+    the stamps of its first step and its last where a table has some.
+    """
+    import numpy as np
+
     from narrows.data.modalities import Sequence
 
     modality = model.modality_
     if not isinstance(modality, Sequence) or not modality.window:
-        return None
-    return modality.spans(X)
+        return {}
+    number, start, stop = modality.spans(X).T
+    columns = {"series": number, "start": start, "stop": stop}
+    if (stamps := modality.stamps(X)) is not None:
+        times = np.asarray(stamps)
+        columns |= {"first": times[start], "last": times[stop - 1]}
+    return columns

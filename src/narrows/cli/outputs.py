@@ -80,15 +80,14 @@ def write_values(out: Path, values: "NDArray[Any]", names: list[str]) -> None:
         _write_table(out, pa.table(dict(zip(names, columns, strict=True))))
 
 
-def write_scores(out: Path, scores: "NDArray[Any]", spans: "NDArray[Any] | None") -> None:
-    """Write one score a sample; in a table, windows with their first step and the one after."""
+def write_scores(out: Path, scores: "NDArray[Any]", spans: dict[str, Any]) -> None:
+    """Write one score a sample; in a table, windows with where they lie."""
     import pyarrow as pa
 
-    if spans is None or out.suffix.lower() == ".npy":
+    if not spans or out.suffix.lower() == ".npy":
         write_values(out, scores, ["score"])
         return
-    columns = dict(zip(("series", "start", "stop"), spans.T, strict=True))
-    _write_table(out, pa.table(columns | {"score": scores}))
+    _write_table(out, pa.table(spans | {"score": scores}))
 
 
 def write_samples(out: Path, samples: Any, modality: "Modality") -> int:

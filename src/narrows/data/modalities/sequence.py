@@ -64,9 +64,13 @@ class Sequence(Modality):
         made = join(pieces, spans, lengths)
         return made[0] if self._single(X) else made
 
+    def stamps(self, X: Any) -> Any:
+        """Return what labels the steps of a recording, or recordings; None where nothing does."""
+        return index_of(X)
+
     def labelled(self, codes: Array, X: Any) -> Any:
         """Label windows with the stamp of their first step, or with the entry that they are of."""
-        labels = self._stamps(X)
+        labels = self.stamps(X)
         if labels is None or not self.window:
             return codes
         import pandas as pd
@@ -107,10 +111,6 @@ class Sequence(Modality):
     @abstractmethod
     def _single(self, X: Any) -> bool:
         """Tell whether X is one recording, not several."""
-
-    def _stamps(self, X: Any) -> Any:
-        """Return what labels the steps of a recording, or recordings; None where nothing does."""
-        return index_of(X)
 
     def _sampled(self, recordings: Items[Array]) -> Array:
         """Return the samples of recordings ``(steps, channels)``, as `read` does.

@@ -242,6 +242,12 @@ class Series(Sequence):
             return made[0]
         return made if isinstance(like, list | tuple) or _is_ragged(like) else np.stack(made)
 
+    def stamps(self, X: Any) -> Any:
+        """Return the column of times where a frame has one, else what labels the steps."""
+        if is_frame(X) and (name := _without_stamps(frame := open_frame(X))[1]):
+            return frame[name].to_pandas()
+        return super().stamps(X)
+
     def _framed(self, values: Array, like: Any) -> Any:
         """Return a frame of the kind and the order of `like`, with its stamps."""
         frame = open_frame(like)
@@ -252,12 +258,6 @@ class Series(Sequence):
             return made
         whole = open_frame(made).with_columns(frame[stamps])
         return whole.select(frame.columns).to_native()
-
-    def _stamps(self, X: Any) -> Any:
-        """Return the column of times where a frame has one."""
-        if is_frame(X) and (name := _without_stamps(frame := open_frame(X))[1]):
-            return frame[name].to_pandas()
-        return super()._stamps(X)
 
     def _single(self, X: Any) -> bool:
         if is_frame(X):
