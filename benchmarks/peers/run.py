@@ -161,6 +161,29 @@ def verdict(target: Target, rounds: Rounds) -> list[str]:
     return [target.ours, target.other, target.measure, spread(values), *limits, word]
 
 
+def tell(arguments: argparse.Namespace, found: Found) -> None:
+    """Keep the tables of what was measured."""
+    record = Record(arguments.name, "Training and inference beside the peers")
+    record(", ".join(f"{name} {version(name)}" for name in PACKAGES) + ".\n")
+    record(
+        f"{arguments.rounds} rounds; a process a measurement; medians of {arguments.epochs - 1} "
+        "epochs after the first. Ratios are the other's over that of narrows, round by round: "
+        "above 1, narrows is ahead.\n"
+    )
+    for name in dict.fromkeys(name for name, _ in found):
+        record(f"- {name}: {WORKLOADS[name].text}.")
+    record()
+    costs(record, arguments.loops, found)
+    totals(record, "CPU time of all threads, ms a step", "cpu", arguments.loops, found)
+    totals(record, "Peak memory of training, MB", "memory", arguments.loops, found)
+    for call, title in CALLS.items():
+        totals(record, f"{title}, ms", call, arguments.loops, found)
+    record(f"## Targets, on {max(arguments.threads)} threads\n")
+    head = ["workload", "ours", "other", "measure", "other's / ours", "must", "aim", "reached"]
+    table(record, head, list(reached(found, max(arguments.threads))))
+    record.keep()
+
+
 def main() -> None:
     """Run the workloads and keep the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -176,15 +199,6 @@ def main() -> None:
         parser.error(f"no such workload: {', '.join(unknown)}; there are {', '.join(WORKLOADS)}")
     if arguments.epochs < 2:
         parser.error("--epochs must be at least 2: the first one warms up")
-    record = Record(arguments.name, "Training and inference beside the peers")
-    record(", ".join(f"{name} {version(name)}" for name in PACKAGES) + ".\n")
-    record(
-        f"{arguments.rounds} rounds; a process a measurement; medians of {arguments.epochs - 1} "
-        "epochs after the first. Ratios are the other's over that of narrows, round by round: "
-        "above 1, narrows is ahead.\n"
-    )
-    for name in arguments.workloads:
-        record(f"- {name}: {WORKLOADS[name].text}.")
     found: Found = {}
     with TemporaryDirectory() as folder:
         for kind in {WORKLOADS[name].data for name in arguments.workloads}:
@@ -202,16 +216,7 @@ def main() -> None:
             }
             loops = [loop for loop in arguments.loops if name in LOOPS[loop][2]]
             found[name, threads] = race(loops, arguments.rounds, task)
-    record()
-    costs(record, arguments.loops, found)
-    totals(record, "CPU time of all threads, ms a step", "cpu", arguments.loops, found)
-    totals(record, "Peak memory of training, MB", "memory", arguments.loops, found)
-    for call, title in CALLS.items():
-        totals(record, f"{title}, ms", call, arguments.loops, found)
-    record(f"## Targets, on {max(arguments.threads)} threads\n")
-    head = ["workload", "ours", "other", "measure", "other's / ours", "must", "aim", "reached"]
-    table(record, head, list(reached(found, max(arguments.threads))))
-    record.keep()
+            tell(arguments, found)  # so far: what comes may fail
 
 
 if __name__ == "__main__":
