@@ -1,6 +1,7 @@
 """What goes in comes back in its own type, shape, units and dtype: images, frames, odd arrays."""
 
 import hashlib
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -170,6 +171,35 @@ def test_unscaled_tables_are_read_where_they_are(form, wine):
     codes = model.fit(X.copy()).transform(X.copy())
     np.testing.assert_array_equal(model.fit(forms[form]).transform(forms[form]), codes)
     np.testing.assert_array_equal(forms[form], wine.astype(np.float32))
+
+
+def test_a_table_in_float32_is_never_copied_whole():
+    X = np.random.default_rng(0).random((50_000, 20), np.float32)
+    form = modality_of(X, "table")
+    tracemalloc.start()
+    table = form.learn(form.read(X, "test"), "none")
+    source = table.source(table.read(X, "test"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.5 * X.nbytes  # a byte a value tells what is missing
+    assert np.shares_memory(source.x.numpy(), X)
+    for batch, kept in source.passes(None, 16_000, 16):
+        assert np.shares_memory(batch.x.numpy(), X)
+        assert kept == slice(None)
+    assert np.shares_memory(table.decode(source.x), X)
+
+
+@pytest.mark.parametrize("n", [16, 33, 48])
+def test_all_rows_pass_like_some(n):
+    """Without a copy where they are a multiple, else filled up with another row."""
+    X = np.random.default_rng(0).random((n, 2))
+    source = modality_of(X, "table").learn(X, "none").source(X)
+    ways = [source.passes(rows, 32, 16) for rows in (None, torch.arange(n))]
+    for (a, kept_a), (b, kept_b) in zip(*ways, strict=True):
+        assert torch.equal(a.x[kept_a], b.x[kept_b])
+        assert torch.equal(a.index[kept_a], b.index[kept_b])
+        assert len(a) == len(b)
+        assert not len(a) % 16
 
 
 def test_scaling_goes_there_and_back_in_blocks():

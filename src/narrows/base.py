@@ -115,6 +115,11 @@ class BaseAutoencoder(Fitted):
     def prepare(self, source: InMemory) -> None:
         """Look at the training samples before the first step; nothing by default."""
 
+    @property
+    def incomparable(self) -> str:
+        """Why the losses of epochs do not compare with one another; "" where they do."""
+        return ""
+
     def after_epoch(self) -> None:
         """Act at the end of an epoch; nothing by default."""
 

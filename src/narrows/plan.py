@@ -29,6 +29,11 @@ def begin_plan(model: "BaseAutoencoder", source: InMemory) -> None:
     """
     if model.patience is None:
         model.refuse_set(["stopping"], "has no effect without patience")
+    if model.incomparable:
+        compares = f"compares the losses of epochs, and {model.incomparable}"
+        model.refuse_set(["patience"], compares)
+        if model.schedule == "plateau":
+            model.refuse_set(["schedule"], compares)
     largest = max(1, model.batch_size // 2)
     if model.accumulation > largest:
         raise ParameterError(

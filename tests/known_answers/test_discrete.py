@@ -431,7 +431,10 @@ def test_dead_codes_are_named():
     [
         (narrows.VQVAE(tokens=3), "tokens=3 has no effect"),
         (narrows.FSQVAE(tokens=3), "tokens=3 has no effect"),
-        (narrows.VQVAE(codebook="gradient", restart=0.0, decay=0.5), "'decay' parameter has no"),
+        (
+            narrows.VQVAE(codebook="gradient", restart=0.0, decay=0.5),
+            "'decay' parameter of VQVAE",
+        ),
         (narrows.FSQVAE(levels=(2, 5)), "'levels' parameter of FSQVAE"),
         (narrows.FSQVAE(levels=(512, 512)), "at most 65536 codes"),
         (narrows.FSQVAE(levels=()), "levels of FSQ"),

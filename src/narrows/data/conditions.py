@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from narrows.data.frames import is_frame, open_frame, to_matrix
-from narrows.errors import DataError, nearest
+from narrows.errors import DataError, ParameterError, nearest
 
 __all__ = ["CONDITIONS", "Condition", "Labels", "Numbers", "describe_condition"]
 
@@ -49,6 +49,14 @@ class Condition(ABC):
     @abstractmethod
     def wanted(self, condition: Any, n: int) -> Tensor:
         """Return what a user wants for n samples: one condition for all of them, or one each."""
+
+    @abstractmethod
+    def common(self, mean: bool) -> list[tuple[float, Tensor]]:
+        """Return conditions that stand for all, as the networks get them, with their shares.
+
+        Args:
+            mean: whether what is decoded under several of them has a mean.
+        """
 
     @abstractmethod
     def check(self) -> None:
@@ -103,6 +111,11 @@ class Labels(Condition):
             raise DataError(f"condition leaves samples unlabelled. Give {self.choice()}.")
         return hot
 
+    def common(self, mean: bool) -> list[tuple[float, Tensor]]:
+        """Return every label, or the most frequent one."""
+        every = list(zip(self.shares, torch.eye(self.width), strict=True))
+        return every if mean else [(1.0, max(every, key=lambda label: label[0])[1])]
+
     def index(self, given: Any, n: int) -> NDArray[np.intp]:
         """Return each sample's place in `values`, -1 where it is unlabelled."""
         labels = _read_labels(given)
@@ -143,6 +156,20 @@ class Numbers(Condition):
     names: tuple[str, ...] = ()
     center: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
+
+    @classmethod
+    def among(cls, columns: tuple[str | int, ...], names: tuple[str, ...]) -> "Numbers":
+        """Describe some columns of a table, by their names.
+
+        Raises:
+            ParameterError: there are no such columns, or no others.
+        """
+        if not 0 < len(set(names)) < len(columns) or not set(names) <= set(columns):
+            raise ParameterError(
+                f"The 'condition' parameter names {', '.join(names) or 'no column'}; it must name "
+                f"some columns of a data frame, not all. X has the columns {list(columns)}."
+            )
+        return cls(columns=tuple(map(columns.index, names)), names=names)
 
     @property
     def width(self) -> int:
@@ -186,6 +213,11 @@ class Numbers(Condition):
         if array.ndim == 1:
             array = np.tile(array, (n, 1))
         return self.encode(array, n)[0]
+
+    def common(self, mean: bool) -> list[tuple[float, Tensor]]:
+        """Return the mean numbers."""
+        del mean
+        return [(1.0, torch.zeros(self.width))]
 
     def units(self, condition: Tensor) -> NDArray[np.float64]:
         """Return conditions in the user's units."""

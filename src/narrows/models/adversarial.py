@@ -206,11 +206,8 @@ class AdversarialAutoencoder(_Matching):
 
     def latent(self) -> Matched:
         """Return a point code with the prior."""
-        if self.prior != "mixture" and self.components != 10:
-            raise ParameterError(
-                f"components={self.components} has no effect with prior='{self.prior}'; it is for "
-                "prior='mixture'. Leave it at 10."
-            )
+        if self.prior != "mixture":
+            self.refuse_set(["components"], f"has no effect with prior='{self.prior}'")
         return Matched(self.latent_dim, self.prior, self.components)
 
     def build(self, modality: Modality) -> Net:

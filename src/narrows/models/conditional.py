@@ -71,6 +71,12 @@ class _Labelled(BaseAutoencoder):
         shares = torch.tensor(self._labels().shares)
         return torch.eye(len(shares))[shares.multinomial(n, replacement=True)]
 
+    def __sklearn_tags__(self) -> Tags:
+        """Tell scikit-learn that y is needed, unless columns of X take its place."""
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = getattr(self, "condition", None) is None
+        return tags
+
 
 class ConditionalVAE(_Labelled, VAE):
     """Encoder and decoder are told labels or numbers, so that the code holds what they leave open.
@@ -116,16 +122,8 @@ class ConditionalVAE(_Labelled, VAE):
         if self.condition is None:
             wanted = "labels or numbers, or name columns of a data frame with condition="
             return replace(modality, condition=self._described(y, wanted))
-        names = modality.columns if isinstance(modality, Table) else ()
-        missing = [name for name in self.condition if name not in names]
-        if missing or not 0 < len(set(self.condition)) < len(names):
-            raise ParameterError(
-                f"The 'condition' parameter names {', '.join(self.condition) or 'no column'}; it "
-                "must name some columns of a data frame, not all. X has the columns "
-                f"{list(names)}."
-            )
-        columns = tuple(names.index(name) for name in self.condition)
-        return replace(modality, condition=Numbers(columns=columns, names=self.condition))
+        columns = modality.columns if isinstance(modality, Table) else ()
+        return replace(modality, condition=Numbers.among(columns, self.condition))
 
     def build(self, modality: Modality) -> Net:
         """Add a classifier where the condition is a label."""
@@ -135,11 +133,8 @@ class ConditionalVAE(_Labelled, VAE):
             sizes = Sizes(modality.shape, (given.width,), (given.width,), modality.shape)
             classifier, _ = networks(self, modality, sizes)
             return LabelNet(net, classifier, given)
-        if self.alpha != self.defaults()["alpha"]:
-            raise ParameterError(
-                "The 'alpha' parameter of ConditionalVAE weighs the classifier of labels, and has "
-                f"no effect on numbers. Leave it at {self.defaults()['alpha']}."
-            )
+        reason = "weighs the classifier of labels, and has no effect on numbers"
+        self.refuse_set(["alpha"], reason)
         width = 1 if given is None else given.width
         net.register_buffer("examples", torch.zeros(EXAMPLES, width))
         return net
@@ -173,22 +168,10 @@ class ConditionalVAE(_Labelled, VAE):
         given = self.modality_.condition
         if condition is not None or given is None:
             return super()._decode(codes, condition, plan)
-        if not isinstance(given, Labels):
-            return super()._decode(codes, torch.zeros(len(codes), given.width), plan)
-        if self.modality_.symbols:  # there is no mean of texts
-            common = torch.eye(given.width)[given.shares.index(max(given.shares))]
-            return super()._decode(codes, common.expand(len(codes), -1), plan)
-        every = zip(given.shares, torch.eye(given.width), strict=True)
-        decoded = (
-            p * super(ConditionalVAE, self)._decode(codes, y.expand(len(codes), -1))
-            for p, y in every
-        )
-        return torch.stack(list(decoded)).sum(0)
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.required = self.condition is None
-        return tags
+        decode = super()._decode
+        common = given.common(mean=not self.modality_.symbols)
+        parts = [p * decode(codes, y.expand(len(codes), -1), plan) for p, y in common]
+        return torch.stack(parts).sum(0)
 
 
 class LabelNet(Net):

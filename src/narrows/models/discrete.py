@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from narrows.base import BaseAutoencoder
 from narrows.data.modalities import Modality
-from narrows.errors import DataError, ParameterError
+from narrows.errors import DataError
 from narrows.fields import Count, Fraction, NonNegative, Positive
 from narrows.net import Net, Step, Terms
 from narrows.parts import quantizers
@@ -121,11 +121,8 @@ class VQVAE(_Discrete):
 
     def build(self, modality: Modality) -> Net:
         """Refuse a decay of averages that nothing reads."""
-        if self.codebook == "gradient" and not self.restart and self.decay != 0.99:
-            raise ParameterError(
-                "The 'decay' parameter has no effect with codebook='gradient' and restart=0; it "
-                "is for moving averages. Leave it at 0.99."
-            )
+        if self.codebook == "gradient" and not self.restart:
+            self.refuse_set(["decay"], "has no effect with codebook='gradient' and restart=0")
         return super().build(modality)
 
     def objective(self, step: Step) -> Terms:

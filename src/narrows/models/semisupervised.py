@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from sklearn.utils import Tags
 from torch import Tensor
 
 from narrows.data.conditions import Labels
@@ -128,11 +127,6 @@ class SemiSupervisedAdversarialAutoencoder(_Labelled, _Matching):
     def _mixture(self) -> GaussianMixture:
         mixture: GaussianMixture = self.net_.latent.prior()  # type: ignore[assignment]
         return mixture
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.required = True
-        return tags
 
 
 def _hot(batch: Batch) -> Tensor:

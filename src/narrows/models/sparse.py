@@ -6,7 +6,6 @@ from typing import Any, Literal
 from narrows.base import BaseAutoencoder
 from narrows.data.modalities import Modality
 from narrows.data.sources import Batch
-from narrows.errors import ParameterError
 from narrows.fields import Count, NonNegative
 from narrows.metrics.health import Diagnosis, dead_latents
 from narrows.net import Net, Step, Terms
@@ -77,12 +76,9 @@ class TopKAutoencoder(BaseAutoencoder):
 
     def build(self, modality: Modality) -> Net:
         """Return a net with unit atoms, and an encoder that starts at their transpose."""
-        if self.selection != "jumprelu" and self.sparsity != self.defaults()["sparsity"]:
-            raise ParameterError(
-                f"The 'sparsity' parameter of TopKAutoencoder has no effect with selection="
-                f"'{self.selection}', which keeps k units without a price; it is for "
-                f"selection='jumprelu'. Leave it at {self.defaults()['sparsity']}."
-            )
+        if self.selection != "jumprelu":
+            reason = f"has no effect with selection='{self.selection}', which keeps k units for "
+            self.refuse_set(["sparsity"], reason + "nothing")
         net = super().build(modality)
         unit_atoms(net.encoder, net.decoder)
         return _Dictionary(net.encoder, net.latent, net.decoder, net.likelihood)

@@ -95,17 +95,11 @@ class StackedAutoencoder(Autoencoder):
 
     def build(self, modality: Modality) -> Net:
         """Refuse a net of one layer, and what could not act."""
-        if self.corruption is None and self.noise != self.defaults()["noise"]:
-            raise ParameterError(
-                "The 'noise' parameter of StackedAutoencoder has no effect without a corruption. "
-                f"Name one in `corruption`, or leave it at {self.defaults()['noise']}."
-            )
-        if self.corruption is not None and not self.pretraining:
-            raise ParameterError(
-                "The 'corruption' parameter of StackedAutoencoder has no effect with "
-                "pretraining=0: it is done to the input of layers that learn alone. Leave it at "
-                "None, or use DenoisingAutoencoder."
-            )
+        if self.corruption is None:
+            self.refuse_set(["noise"], "has no effect without a corruption")
+        if not self.pretraining:
+            reason = "is of the input of layers that learn alone, and pretraining=0 leaves none"
+            self.refuse_set(["corruption"], reason)
         reason = "starts a whole net at its best linear code, which layers learn here one by one"
         self.refuse_set(["linear_path"], reason)
         net = super().build(modality)

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from narrows.base import BaseAutoencoder
 from narrows.data.modalities import Modality
-from narrows.errors import ParameterError
 from narrows.fields import Count, NonNegative, OneOf, Positive
 from narrows.net import Net, Running, Step, Terms
 from narrows.parts.divergences import floored_kl
@@ -115,39 +114,28 @@ class VAE(BaseAutoencoder):
             return 1.0
         return risen(self.kl_schedule, step.progress, self.kl_warmup, self.kl_cycles)
 
+    @property
+    def incomparable(self) -> str:
+        """Say why the losses of epochs do not compare."""
+        if self.distortion is not None:
+            return "distortion weighs their terms anew each step"
+        if self.kl_schedule == "constant" or self.validation:
+            return ""
+        return f"with kl_schedule='{self.kl_schedule}' only those of held-out samples compare"
+
     def _refuse_idle(self) -> None:
         """Refuse fields that mean nothing beside each other."""
         if self.kl_schedule != "cyclic":
             self.refuse_set(["kl_cycles"], f"has no effect with kl_schedule='{self.kl_schedule}'")
         if self.kl_schedule == "constant":
             self.refuse_set(["kl_warmup"], "has no effect with kl_schedule='constant'")
-        elif not self.validation and (self.patience is not None or self.schedule == "plateau"):
-            name, other = (
-                ("patience", None) if self.patience is not None else ("schedule", "cosine")
-            )
-            raise ParameterError(
-                f"{name}={getattr(self, name)!r} compares losses of epochs, and with kl_schedule="
-                f"'{self.kl_schedule}' only those of held-out samples compare. Set validation "
-                f"above 0, or {name}={other!r}."
-            )
         if self.capacity is not None:
             self.refuse_set(["free_bits"], "means nothing beside capacity, which fixes the KL")
         if self.distortion is not None:
             names = ["beta", "kl_schedule", "capacity"]
             self.refuse_set(names, "means nothing beside distortion, which decides the KL")
-            self.refuse_set(
-                ["patience"], "compares losses, which distortion weighs anew each step"
-            )
-            if self.schedule == "plateau":
-                raise ParameterError(
-                    "schedule='plateau' compares losses, which distortion weighs anew each step. "
-                    "Choose another."
-                )
             if self.scale == "learned":
-                raise ParameterError(
-                    "scale='learned' needs the likelihood in the objective, and distortion="
-                    f"{self.distortion} takes its place. Use scale='optimal' or a number."
-                )
+                self.refuse_set(["scale"], "learns from the nll, whose place distortion takes")
 
 
 class Multiplier(Running):

@@ -93,8 +93,8 @@ class Table(Modality):
                 "Every column of X is constant: there is nothing to learn.", stacklevel=3
             )
             kept = np.setdiff1d(np.arange(self.n_features), self._given_columns)[:1]
-        columns = log_counts(array[:, kept]) if target == "log" else array[:, kept]
-        center, scale = fit_scaling(columns, target)
+        columns = array if len(kept) == self.n_features else array[:, kept]
+        center, scale = fit_scaling(log_counts(columns) if target == "log" else columns, target)
         constants = tuple(np.where(seen, low, np.nan).astype(float).tolist())
         return replace(
             self,
