@@ -78,14 +78,11 @@ class Table(Modality):
 
     def learn(self, array: Array, target: Range) -> "Table":
         """Fit center and scale of every column that varies."""
-        seen = ~np.isnan(array).all(0)
-        if not seen.any():
+        low, high = np.fmin.reduce(array), np.fmax.reduce(array)  # NaN where all are missing
+        if np.isnan(low).all():
             raise DataError("Every value of X is missing: there is nothing to learn from.")
-        low = np.nanmin(array, 0, where=seen, initial=np.inf)
-        high = np.nanmax(array, 0, where=seen, initial=-np.inf)
-        with np.errstate(invalid="ignore"):
-            noise = 8 * np.finfo(array.dtype).eps * np.maximum(np.abs(low), np.abs(high))
-            varies = seen & (high - low > noise)
+        noise = 8 * np.finfo(array.dtype).eps * np.maximum(np.abs(low), np.abs(high))
+        varies = high - low > noise
         varies[list(self._given_columns)] = False
         kept = np.flatnonzero(varies)
         if not len(kept):
@@ -95,14 +92,13 @@ class Table(Modality):
             kept = np.setdiff1d(np.arange(self.n_features), self._given_columns)[:1]
         columns = array if len(kept) == self.n_features else array[:, kept]
         center, scale = fit_scaling(log_counts(columns) if target == "log" else columns, target)
-        constants = tuple(np.where(seen, low, np.nan).astype(float).tolist())
         return replace(
             self,
             shape=(len(kept),),
             center=center,
             scale=scale,
             log=target == "log",
-            constants=constants,
+            constants=tuple(low.astype(float).tolist()),
             kept=tuple(kept.tolist()),
         )
 
