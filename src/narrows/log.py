@@ -28,12 +28,13 @@ class Log:
         sums: what they add up to: each term's sum, and the samples in it.
     """
 
-    every = 256
-
     def __init__(
         self, training: "Training", step: int = 0, sums: Mapping[str, list[float]] | None = None
     ) -> None:
         self.training, self.step = training, step
+        # A GPU is not to be waited for. On a CPU, small tensors that stay would split the memory
+        # that large ones of later steps need whole.
+        self.every = 16 if training.device.type == "cpu" else 256
         self.sums = dict(sums or {})
         self.pending: dict[str, list[tuple[Tensor, int, int]]] = {}
 
