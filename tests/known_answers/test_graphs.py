@@ -170,6 +170,12 @@ def test_dense_layers_read_all_pairs_a_band_at_a_time(pairs, monkeypatch):
     torch.testing.assert_close(found, wanted)
 
 
+def test_no_nodes_have_no_pairs():
+    decoder, none = PairMLP(3), torch.zeros(0, 3)
+    assert decoder.table(none, none).shape == (0, 0)
+    assert decoder.sums(none).shape == (0,)
+
+
 @pytest.mark.parametrize("kind", [InnerProduct, PairMLP])
 def test_sampled_pairs_stand_for_all(kind):
     torch.manual_seed(0)

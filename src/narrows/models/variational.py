@@ -116,7 +116,7 @@ class VAE(BaseAutoencoder):
 
     @property
     def incomparable(self) -> str:
-        """Say why the losses of epochs do not compare."""
+        """Why the losses of epochs do not compare; "" where they do."""
         if self.distortion is not None:
             return "distortion weighs their terms anew each step"
         if self.kl_schedule == "constant" or self.validation:

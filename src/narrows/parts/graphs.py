@@ -212,14 +212,14 @@ class LinkDecoder(nn.Module):
     def table(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the log odds of links from every row of a to every row of b."""
         parts = []
-        for rows in a.split(max(1, PAIRS // len(b))):
+        for rows in a.split(max(1, PAIRS // max(1, len(b)))):
             pairs = [t.expand(len(rows), len(b), -1) for t in (rows[:, None], b[None])]
             parts.append(self.scores(*(t.reshape(-1, self.dim) for t in pairs)))
         return torch.cat(parts).view(len(a), len(b))
 
     def sums(self, z: Tensor) -> Tensor:
         """Return sum over j ≠ i of softplus(score_ij), ``(nodes,)``, over all pairs."""
-        n, height = len(z), max(1, PAIRS // len(z))
+        n, height = len(z), max(1, PAIRS // max(1, len(z)))
         if height >= n:
             return self._band(z, n)
         bands = (
