@@ -1,5 +1,6 @@
 """The training step as one compiled graph, for runs that repay its making."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Generic, ParamSpec, TypeVar
@@ -61,7 +62,10 @@ def compiling() -> Iterator[None]:
 
     static = tracing.patch(assume_static_by_default=True, automatic_dynamic_shapes=False)
     gradients = tracing.patch(trace_autograd_ops=True)
-    with static, gradients, lowering.patch(fallback_random=True, size_asserts=False):
+    fixed = lowering.patch(fallback_random=True, size_asserts=False)
+    with static, gradients, fixed, warnings.catch_warnings():
+        for kind in (FutureWarning, DeprecationWarning):  # of torch's compiler to torch itself
+            warnings.filterwarnings("ignore", category=kind, module=r"torch\.")
         yield
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from narrows.compiled import Graph, GraphError, repays, unrolled
 from narrows.net import Terms
@@ -62,6 +62,8 @@ class Execution:
         """Return whether a graph for each stage repays its making, by the plan."""
         if self.training.model.gradient_checkpointing:
             return False  # a graph would keep what it forgets
+        if any(isinstance(part, nn.RNNBase) for part in self.training.net.modules()):
+            return False  # it has a kernel of its own, which no graph takes in
         return all(
             repays(self.training.length(stage) * self.full, len(list(stage.net.parameters())))
             for stage in self.training.stages

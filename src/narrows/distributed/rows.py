@@ -107,11 +107,6 @@ class _Take(_OfPart):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return ctx.part.gather(gradient) / ctx.part.count, None
 
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
-        own: Tensor = ctx.part.take(tangent)
-        return own
-
 
 class _Gather(_OfPart):
     """The rows of all processes; what follows, and so the gradient, is alike in all of them."""
@@ -124,11 +119,6 @@ class _Gather(_OfPart):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         own, counted = ctx.part.take(gradient), ctx.part.counted.to(gradient.dtype)
         return own * counted.view(-1, *(1 for _ in own.shape[1:])), None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
-        whole: Tensor = ctx.part.gather(tangent)
-        return whole
 
 
 class _Hooks:

@@ -107,7 +107,7 @@ class Shards(Processes):
                     raise
                 raise ParameterError(
                     "strategy='fsdp' gathers the weights of a layer while it runs, and this model "
-                    "reads them at another time, as an exact Jacobian does "
+                    "reads them at another time, as a Jacobian's norm does "
                     f"({str(error).splitlines()[0].rstrip('.')}). Set strategy='ddp'."
                 ) from error
 

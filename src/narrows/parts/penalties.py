@@ -94,11 +94,9 @@ def refuse_mixing(model: "BaseAutoencoder", net: "Net") -> None:
 def jacobian(net: "Net", step: "Step") -> Tensor:
     """Return Hutchinson's unbiased estimate of ||dz/dx||²_F by one probe, ``(batch,)``.
 
-    With v ~ N(0, I), E ||J v||² = ||J||²_F (Hutchinson, 1989): one forward-mode product.
+    With v ~ N(0, I), E ||Jᵀ v||² = ||J||²_F (Hutchinson, 1989): one reverse-mode product.
     """
-    probe = torch.randn_like(step.batch.x)
-    product: Tensor = torch.func.jvp(net.encoding(step), (step.batch.x,), (probe,))[1]
-    return product.flatten(1).square().sum(1)
+    return _hutchinson(net.encoding(step), step.batch.x)
 
 
 @penalty
@@ -119,9 +117,7 @@ def jacobian_exact(net: "Net", step: "Step") -> Tensor:
 @penalty
 def decoder_jacobian(net: "Net", step: "Step") -> Tensor:
     """Return Hutchinson's unbiased estimate of ||dE[x | z]/dz||²_F by one probe, ``(batch,)``."""
-    probe = torch.randn_like(step.z)
-    product: Tensor = torch.func.jvp(net.decode, (step.z,), (probe,))[1]
-    return product.flatten(1).square().sum(1)
+    return _hutchinson(net.decode, step.z)
 
 
 @penalty
@@ -130,3 +126,10 @@ def mmd(net: "Net", step: "Step") -> Tensor:
     del net
     codes = step.z.flatten(1)
     return divergences.mmd(codes, torch.randn_like(codes))
+
+
+def _hutchinson(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return ||Jᵀ v||² with one v ~ N(0, I) for each row, ``(batch,)``."""
+    out, pullback = torch.func.vjp(function, x)
+    (product,) = pullback(torch.randn_like(out))
+    return product.flatten(1).square().sum(1)
