@@ -50,7 +50,7 @@ def fields(model: type[BaseAutoencoder]) -> dict[str, dict[str, Any]]:
             "name": name,
             "default": defaults[name],
             "type": describe_type(annotation),
-            "bool": annotation is bool,
+            "bool": annotation in (bool, bool | None),
             "choices": choices(annotation),
             "doc": docs[name],
         }

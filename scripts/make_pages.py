@@ -36,8 +36,7 @@ def page(model: type[BaseAutoencoder]) -> str:
     idea, objective, *more = described.split("\n\n")
     name = make_fields.command(model)
     parts = [f"# {model.__name__}", idea, f"```text\n{objective}\n```", *more]
-    if (PICTURES / f"{name}.png").exists():
-        parts.append(f"![{picture(model).shows}](../images/models/{name}.png)")
+    parts.append(f"![{picture(model).shows}](../images/models/{name}.png)")
     parts.append(f"```python\n{code('>>>' + example)}\n```")
     parts.append(f"From the shell: `narrows fit {example_data(model)} --model {name}`")
     parts += ["## Parameters", parameters(model)]

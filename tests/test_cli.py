@@ -571,6 +571,59 @@ def test_pictures_of_samples(digits_run, refused, capsys):
     assert "the first 256 of 1797" in capsys.readouterr().out
 
 
+def test_a_run_is_repeated_by_the_command_that_it_tells(monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        "narrows.evaluation.render", lambda *_, command, **__: told.append(command) or "<p>"
+    )
+    assert call("fit", "iris", "--epochs", 1, "--out", "run") == 0
+    program, *words = told[0].split()
+    assert program == "narrows"
+    assert call(*words) == 0
+    first, again = (Path(name, "model/weights.safetensors") for name in ("run", "run-again"))
+    assert first.read_bytes() == again.read_bytes()
+
+
+def test_data_are_not_written_over(refused):
+    Path("images").mkdir()
+    for i in range(4):
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(f"images/{i}.png")
+    words = ["images holds the data", "another --out"]
+    refused(2, words, "fit", "images", "--out", "./images", "--force")
+    assert sorted(os.listdir("images")) == [f"{i}.png" for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    "words", [["--hidden", "16", "8"], ["--attention", "true"], ["--feedback", "yes"]]
+)
+def test_a_word_that_is_no_flags_is_named(refused, words):
+    remedy = f"'{words[-1]}' belongs to no flag. Several values go between commas"
+    refused(2, [remedy, "a switch takes none"], "fit", "iris", "--model", "sequence", *words)
+
+
+def test_recordings_of_a_zone_keep_it_in_scores():
+    stamps = pa.array(np.arange(60) * 60_000_000, pa.timestamp("us", "Europe/Berlin"))
+    pq.write_table(pa.table({"time": stamps, "a": np.sin(np.arange(60.0))}), "zone.parquet")
+    words = "fit zone.parquet --modality series --window 10 --epochs 1 --model sequencevae"
+    assert call(*words.split(), "--no-feedback", "--out", "run") == 0
+    assert call("score", "run", "zone.parquet", "--out", "scores.parquet") == 0
+    scores = pq.read_table("scores.parquet")
+    assert scores["first"].to_pylist() == stamps.to_pylist()[::10]
+    assert scores.schema.field("last").type == stamps.type
+    pq.write_table(pa.table({"time": stamps[::-1], "a": np.ones(60)}), "order.parquet")
+    assert call("score", "run", "order.parquet", "--out", "other.parquet") == 1
+    assert not Path("other.parquet").exists()
+
+
+def test_series_of_their_own_lengths_come_from_one_file():
+    series = [np.sin(np.arange(n) / 3.0) for n in (9, 14, 11, 20) * 5]
+    np.savez("many.npz", *series)
+    assert call("fit", "many.npz", "--model", "sequence", "--epochs", 1, "--out", "run") == 0
+    assert json.loads(Path("run/metrics.json").read_text())["data"].endswith("own lengths")
+    assert call("encode", "run", "many.npz", "--out", "codes.npy") == 0
+    assert len(np.load("codes.npy")) == 20
+
+
 def test_what_a_model_cannot_do(refused, iris_run, digits_run):
     refused(2, ["no images", ".npy"], "sample", iris_run, 2, "--out", "s.png")
     refused(2, ["n ≥ 1", "0"], "sample", iris_run, 0, "--out", "s.npy")

@@ -394,8 +394,9 @@ def test_missing_cells_of_a_frame_are_no_obstacle(kind):
     )
 
 
-def test_nullable_missing_cells_are_understood():
-    X = holes().convert_dtypes(dtype_backend="numpy_nullable")
+@pytest.mark.parametrize("backend", ["numpy_nullable", "pyarrow"])
+def test_nullable_missing_cells_are_understood(backend):
+    X = holes().convert_dtypes(dtype_backend=backend)
     model = narrows.VAE(hidden=(8,), **TINY)
     expected = model.fit(holes()).transform(holes())
     np.testing.assert_array_equal(model.fit(X).transform(X), expected)

@@ -209,6 +209,14 @@ def test_partial_fit_lowers_the_loss_from_call_to_call(digits):
     assert len(model.held_out_) == 0
 
 
+def test_partial_fit_does_not_harm_what_fit_has_learned():
+    X = np.random.default_rng(0).normal(size=(80, 3)) @ np.eye(3, 6)
+    model = narrows.Autoencoder(latent_dim=2, epochs=60, verbose=0).fit(X)
+    before = model.score(X)
+    for _ in range(10):
+        assert model.partial_fit(X).score(X) > before - 0.1
+
+
 def test_partial_fit_learns_from_pieces(digits):
     model = narrows.Autoencoder(**SMALL, learning_rate=0.01)
     model.partial_fit(digits)

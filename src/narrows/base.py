@@ -45,7 +45,17 @@ FEW = 3
 
 
 def register(cls: type["BaseAutoencoder"]) -> type["BaseAutoencoder"]:
-    """Make an estimator known by its class name to `narrows.load` and `narrows models`."""
+    """Make an estimator known by its class name to `narrows.load` and `narrows models`.
+
+    Raises:
+        ParameterError: narrows itself has a model of this name.
+    """
+    known = MODELS.get(cls.__name__, cls)
+    if known.__module__ != cls.__module__ and known.__module__.startswith("narrows."):
+        raise ParameterError(
+            f"narrows has a model called {cls.__name__}, which saved models name. Call yours "
+            "otherwise."
+        )
     MODELS[cls.__name__] = cls
     return cls
 
@@ -190,8 +200,9 @@ class BaseAutoencoder(Fitted):
         return self
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> Self:
-        """Make one pass over X at a constant learning rate; the first call learns the modality.
+        """Make one pass over X; the first call of all learns the modality.
 
+        The learning rate rises over the first 100 steps, and is constant from then on.
         The optimizer's state lasts from call to call. Nothing is held out.
         """
         self.check_parameters()

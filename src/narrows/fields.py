@@ -11,6 +11,7 @@ from typing import (
     Annotated,
     Any,
     Literal,
+    Self,
     Union,
     dataclass_transform,
     get_args,
@@ -78,15 +79,37 @@ class Parameters(BaseEstimator):  # type: ignore[misc]
 
     def __new__(cls, *args: Any, **parameters: Any) -> "Parameters":
         """Refuse unknown names before `__init__` sees them."""
-        names = [field.name for field in dataclass_fields(cls)]
-        for name in parameters:
-            if name not in names:
-                raise UnknownParameterError(
-                    f"{cls.__name__} has no parameter '{name}'.{nearest(name, names)} "
-                    f"It has: {', '.join(names)}."
-                )
+        cls.check_names(parameters)
         new: Parameters = super().__new__(cls)
         return new
+
+    def set_params(self, **parameters: Any) -> Self:
+        """Set fields by name.
+
+        Raises:
+            ParameterError: there is no such field.
+        """
+        try:
+            self.check_names(parameters)
+        except UnknownParameterError as error:  # scikit-learn's is a ValueError here
+            raise ParameterError(str(error)) from error
+        super().set_params(**parameters)
+        return self
+
+    @classmethod
+    def check_names(cls, names: Iterable[str]) -> None:
+        """Refuse names of no field, with the nearest one that is.
+
+        Raises:
+            UnknownParameterError: at the first such name.
+        """
+        known = [field.name for field in dataclass_fields(cls)]
+        for name in names:
+            if name not in known:
+                raise UnknownParameterError(
+                    f"{cls.__name__} has no parameter '{name}'.{nearest(name, known)} "
+                    f"It has: {', '.join(known)}."
+                )
 
     def check_parameters(self) -> None:
         """Check every field against its annotation.

@@ -19,7 +19,7 @@ from narrows.data.modalities import Graph, Modality
 from narrows.data.sources import EVEN, SLICE, Batch, InMemory
 from narrows.density import CodePrior, Mixture
 from narrows.errors import DataError, ParameterError
-from narrows.metrics.health import Diagnosis, book_usage, diagnose, fit_of_prior
+from narrows.metrics.health import Diagnosis, best_epoch, book_usage, diagnose, fit_of_prior
 from narrows.net import Net
 from narrows.parts.generation import Plan
 from narrows.parts.latents import DiagonalGaussian, Distribution
@@ -164,15 +164,17 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Settings):
     def diagnose(self) -> Diagnosis:
         """Return what training did to the code and the losses, as findings in plain sentences."""
         check_is_fitted(self)
+        went_on = self.patience is None or "_partial" in vars(self)
+        epoch = None if went_on else best_epoch(self.history_)
         if not (categories := self.net_.latent.categories):
-            found = diagnose(self.history_, self.codes_, self.unit_kl_)
+            found = diagnose(self.history_, self.codes_, self.unit_kl_, epoch=epoch)
             if not found.active or not isinstance(self.net_.latent.prior(), DiagonalGaussian):
                 return found
             vamp = not (self.modality_.symbols or isinstance(self.modality_, Graph))
             return found.having(fit_of_prior(self.codes_, learnable=vamp))
         codes = self._unpacked(torch.from_numpy(self.codes_)).flatten(1).numpy()
         usage = book_usage(self.codes_, self.net_.latent.books, categories)
-        return diagnose(self.history_, codes, usage=usage)
+        return diagnose(self.history_, codes, usage=usage, epoch=epoch)
 
     # -- what a variant may override -----------------------------------------------------------
 

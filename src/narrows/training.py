@@ -32,6 +32,8 @@ __all__ = ["Stopped", "Training"]
 
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 """Precisions of forward passes that take half of the memory."""
+GENTLE = 100
+"""Steps over which the learning rate rises where there is no end: a fitted net may be behind."""
 
 
 class Stopped(BaseException):
@@ -46,7 +48,7 @@ class Training:
         source: training samples.
         validation: held-out samples, or None.
         epochs: passes over the source; None where there is no end, as in `partial_fit`: the
-            learning rate stays constant, and schedules stand at their end.
+            learning rate rises to a constant, and schedules stand at their end.
         seed: seeds the order of the samples and the noise of the validation.
         processes: those that train together; None trains alone.
     """
@@ -277,7 +279,7 @@ class Training:
             steps: of an epoch.
         """
         if self.epochs is None:
-            return 1.0, 1.0
+            return 1.0, min(1.0, (done + 1) / GENTLE)
         total = self.length(self.stage) * steps
         return done / total, self.schedule(done, total)
 

@@ -132,6 +132,20 @@ def test_npz_that_cannot_be_used(tmp_path, arrays, options, words):
         read(npz(tmp_path / "a.npz", **arrays), **options)
 
 
+def test_npz_of_unnamed_arrays_are_series_of_their_own_lengths(tmp_path):
+    series = [np.ones((n, 2)) * n for n in (3, 5, 4)]
+    np.savez(tmp_path / "a.npz", *series)
+    data = read(tmp_path / "a.npz")
+    assert data.modality == "series"
+    assert data.describe() == "3 series of their own lengths"
+    assert all(np.array_equal(a, b) for a, b in zip(data.X, series, strict=True))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.smi"])
+def test_text_by_its_name(put, name):
+    assert read(put(name, b"CCO\nc1ccccc1\n")).X == ["CCO", "c1ccccc1"]
+
+
 def test_npz_bomb(tmp_path, monkeypatch):
     path = npz(tmp_path / "a.npz", X=np.zeros((2000, 100)))
     monkeypatch.setattr("narrows.data.files._UNPACKED", 1000)
@@ -203,6 +217,8 @@ def test_parquet_forgets_the_index_of_pandas(put):
         (b"a,b\n", "2 columns, no rows"),
         (b"\n", "Empty CSV file"),
         (b"1.5,0,2\n0.5,3,1\n", "no header"),
+        (b"1.5,2\n3,4\n", "no header"),
+        (b"7\n3\n", "no header"),
         (b",a\n0,1\n", "Column 1 .* has no name"),
         (b"a,b,a\n0,1,2\n", "2 columns called 'a'"),
     ],
@@ -378,7 +394,7 @@ def test_folder_with_a_damaged_image(put, cut):
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({}, "no images in '.*it', but no files"),
+        ({}, "no files in '.*it'"),
         ({"a.csv": CSV, "b.csv": CSV, "c.txt": b"c"}, "no images in '.*it', but 2 .csv, 1 .txt"),
         ({"a.png": b""}, "a.png' is empty"),
         ({"a.png": b"<html>"}, "a.png' is damaged"),

@@ -84,11 +84,13 @@ def test_overlaps_are_averaged():
     how=st.sampled_from(["random", "last"]),
     seed=st.integers(0, 50),
 )
-def test_no_training_window_overlaps_a_held_out_one(lengths, given, fraction, how, seed):
+def test_training_windows_stay_a_window_away_from_held_out_ones(
+    lengths, given, fraction, how, seed
+):
     spans = cut(lengths, *given)
     try:
         train, held = hold_out(spans, fraction, how, seed)
-    except DataError:  # they all overlap
+    except DataError:  # all are too near
         return
     steps = [
         {(int(i), step) for i, a, b in spans[rows] for step in range(a, b)}
@@ -97,14 +99,20 @@ def test_no_training_window_overlaps_a_held_out_one(lengths, given, fraction, ho
     assert not steps[0] & steps[1]
     assert not np.intersect1d(train, held).size
     left = np.setdiff1d(np.arange(len(spans)), np.union1d(train, held))
-    assert overlapping(spans, held)[left].all()  # none is left out without need
+    gap = (spans[:, 2] - spans[:, 1]).max()
+    assert overlapping(spans, held, gap)[left].all()  # none is left out without need
+    if np.unique(spans[held, 0]).size == len(lengths):  # they are blocks of each recording
+        for i, start, stop in spans[train]:
+            near = spans[held][spans[held, 0] == i]
+            assert ((near[:, 1] >= stop + gap) | (near[:, 2] <= start - gap)).all()
 
 
 def test_the_last_part_of_a_recording_is_held_out_behind_a_gap():
     spans = cut([1000], 20, 5)
     train, held = hold_out(spans, 0.2, "last", 0)
     assert held.tolist() == list(range(len(spans) - 39, len(spans)))
-    assert train.tolist() == list(range(len(spans) - 39 - 3))
+    assert train.tolist() == list(range(len(spans) - 39 - 7))
+    assert spans[held[0], 1] - spans[train[-1], 2] == 20
 
 
 def test_random_blocks_are_contiguous_and_lie_at_random_places():
@@ -124,8 +132,8 @@ def test_of_many_recordings_whole_ones_are_held_out():
     assert len(train) + len(held) == len(spans)
 
 
-def test_windows_that_all_overlap_the_held_out_ones_are_refused():
-    with pytest.raises(DataError, match=r"overlap the 4 that are held out\. Set validation=0"):
+def test_windows_that_are_all_too_near_to_the_held_out_ones_are_refused():
+    with pytest.raises(DataError, match=r"from the 4 that are held out\. Set validation=0"):
         VAE(window=60, stride=5, validation=0.45, **QUICK).fit(recording(100))
 
 
@@ -236,7 +244,7 @@ def test_each_channel_is_scaled_by_the_training_part_alone():
     one = recording(400)
     one[300:] += 1000
     model = Autoencoder(window=10, validation=0.3, validation_split="last", **QUICK).fit(one)
-    train = one[: 10 * (40 - len(model.held_out_))]
+    train = one[: 10 * (40 - len(model.held_out_) - 1)]
     np.testing.assert_allclose(model.modality_.center, train.mean(0), rtol=1e-6)
     np.testing.assert_allclose(model.modality_.scale, train.std(0), rtol=1e-6)
 
@@ -493,13 +501,43 @@ def stamped(days):
     return pd.DataFrame({"time": stamps, "a": np.arange(float(len(days)))})
 
 
+STAMPED = {
+    "column": stamped,
+    "column of a zone": lambda days: stamped(days).assign(
+        time=lambda X: X["time"].dt.tz_localize("Europe/Berlin")
+    ),
+    "index": lambda days: stamped(days).set_index("time"),
+    "index of a zone": lambda days: stamped(days).set_index("time").tz_localize("UTC"),
+    "periods": lambda days: stamped(days).set_index("time").to_period("D"),
+    "spans of time": lambda days: stamped(days).set_index(pd.to_timedelta(days, unit="D"))[["a"]],
+    "series": lambda days: stamped(days).set_index("time")["a"],
+    "polars": lambda days: pl.from_pandas(stamped(days)),
+    "pyarrow": lambda days: pa.Table.from_pandas(stamped(days)),
+}
+
+
 @pytest.mark.parametrize("days", [[0, 1, 3, 2, 4, 5], [0, 1, 1, 2, 3, 4]])
-@pytest.mark.parametrize("where", ["column", "index"])
+@pytest.mark.parametrize("where", STAMPED)
 def test_times_that_do_not_rise_are_refused(days, where):
-    X = stamped(days)
-    X = X if where == "column" else X.set_index("time")
-    with pytest.raises(DataError, match=r"Row [23] of X has the stamp .* not after .*Sort"):
-        Autoencoder(modality="series", window=2, epochs=1).fit(X)
+    model = Autoencoder(modality="series", window=2, epochs=1)
+    sentence = r"Row [23] of X has the stamp .* not after .*Sort"
+    with pytest.raises(DataError, match=sentence):
+        model.fit(STAMPED[where](days))
+    model.fit(STAMPED[where](range(6)))
+    with pytest.raises(DataError, match=sentence):
+        model.score_samples(STAMPED[where](days))
+
+
+@pytest.mark.parametrize("kind", [pd.Series, pl.Series], ids=["pandas", "polars"])
+def test_a_series_of_a_library_comes_back_as_one(kind):
+    values = np.sin(np.arange(40, dtype=np.float32))
+    X = kind(values, TIMES[:40], name="a") if kind is pd.Series else kind("a", values)
+    made = Autoencoder(window=8, **QUICK).fit(X).reconstruct(X)
+    assert type(made) is kind
+    assert made.name == "a"
+    assert made.dtype == X.dtype
+    if kind is pd.Series:
+        assert made.index.equals(X.index)
 
 
 def test_recordings_too_short_for_a_held_out_window_lose_one_of_them():

@@ -1,7 +1,6 @@
 """Graphs against dense references, Kipf & Welling's weighting, and every way to be wrong."""
 
 import itertools
-import types
 import warnings
 from dataclasses import replace
 
@@ -11,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+import torch_geometric.data as pyg
 from scipy.sparse import csr_array, csr_matrix
 from sklearn.metrics import roc_auc_score
 
@@ -428,7 +428,7 @@ def test_every_form_is_the_same_graph():
     graph = nx.from_numpy_array(A.toarray())
     nx.set_node_attributes(graph, dict(enumerate(X)), "x")
     both = np.concatenate([once, once[::-1]], 1)
-    data = types.SimpleNamespace(edge_index=torch.from_numpy(both), x=torch.from_numpy(X))
+    data = pyg.Data(torch.from_numpy(X), torch.from_numpy(both))
     forms = [
         (A, X),
         (csr_matrix(A), csr_matrix(X)),
@@ -518,7 +518,8 @@ def test_inputs_are_never_changed():
         ((np.array([[0], [1]]), np.array([["a"], ["b"]])), "expected numbers"),
         ((np.array([[0], [1]]), np.zeros((2, 0))), "features of 0 columns"),
         ((ADJACENCY, np.ones((3, 2))), "features of 3 nodes, but it has 34"),
-        ((np.array([[0], [1]]), None, [-1.0]), "negative or not finite"),
+        ((np.array([[0], [1]]), None, [-1.0]), "negative, not finite or too large"),
+        ((np.array([[0], [1]]), None, [1e308]), "negative, not finite or too large"),
         ((np.array([[0], [1]]), None, [1.0, 2.0]), "2 edge weights for 1 edges"),
         ((np.array([[0], [1]]), None, ["a"]), "edge weights of type <U1; expected numbers"),
         (csr_array(np.ones((2, 2)) * 1j), "edge weights of type complex128; expected numbers"),
@@ -552,16 +553,53 @@ def test_an_array_is_no_graph(X):
         narrows.GraphAutoencoder(**QUICK).fit(X)
 
 
-class Data:
-    """Looks like torch-geometric's."""
+LINKS, NODES = torch.tensor([[0, 1], [1, 2]]), torch.ones(3, 4)
 
-    edge_index, x = torch.tensor([[0, 1], [1, 2]]), torch.ones(3, 4)
+
+def test_a_batch_of_torch_geometric_is_a_list_of_graphs():
+    graphs = [pyg.Data(NODES, LINKS), pyg.Data(NODES[:2], LINKS[:, :1])]
+    model = narrows.GraphAutoencoder(**QUICK).fit(pyg.Batch.from_data_list(graphs))
+    again = narrows.GraphAutoencoder(**QUICK).fit(graphs)
+    made = model.reconstruct(pyg.Batch.from_data_list(graphs))
+    assert [links.shape for links in made] == [(3, 3), (2, 2)]
+    for one, other in zip(made, again.reconstruct(graphs), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_weights_of_torch_geometric_count_and_other_attributes_are_told_of():
+    model = narrows.GraphAutoencoder(**QUICK).fit(pyg.Data(NODES, LINKS))
+    weight = torch.tensor([1.0, 400.0])
+    plain = model.transform(pyg.Data(NODES, LINKS))
+    assert not np.allclose(model.transform(pyg.Data(NODES, LINKS, edge_weight=weight)), plain)
+    with pytest.warns(UserWarning, match="edge_attr, which is not used.*Set edge_weight"):
+        codes = model.transform(pyg.Data(NODES, LINKS, edge_attr=weight))
+    np.testing.assert_array_equal(codes, plain)
+
+
+@pytest.mark.parametrize(
+    ("X", "sentence"),
+    [
+        (pyg.Data(NODES), r"X is a Data without edge_index\. Give it one"),
+        (pyg.HeteroData(), r"X is a HeteroData, which is no graph\. Expected"),
+    ],
+)
+def test_what_torch_geometric_left_out_is_missed(X, sentence):
+    with pytest.raises((DataError, DataTypeError), match=sentence):
+        narrows.GraphAutoencoder(**QUICK).fit(X)
+
+
+def test_a_sparse_tensor_is_an_adjacency():
+    model = narrows.GraphAutoencoder(**QUICK).fit(ADJACENCY)
+    tensor = torch.from_numpy(ADJACENCY.toarray())
+    for X in (tensor.to_sparse(), tensor.to_sparse_csr(), (tensor.to_sparse(), None)):
+        np.testing.assert_array_equal(model.transform(X), model.transform(ADJACENCY))
 
 
 GRAPHS = {
     "networkx": nx.path_graph(3),
     "a list of them": [nx.path_graph(3), nx.path_graph(3)],
-    "torch-geometric": Data(),
+    "torch-geometric": pyg.Data(NODES, LINKS),
+    "a batch of them": pyg.Batch.from_data_list([pyg.Data(NODES, LINKS)] * 2),
     "adjacency": ADJACENCY,
     "adjacency and features": (ADJACENCY, np.ones((34, 2))),
     "edges": (np.array([[0, 1], [1, 2]]), None),

@@ -14,7 +14,7 @@ from torch import nn
 import narrows
 from narrows.cli import main
 from narrows.data.files import Dataset
-from narrows.data.modalities import Volume, modality_of
+from narrows.data.modalities import Image, Volume, modality_of
 from narrows.data.sources import Batch, at_once
 from narrows.errors import ContextError, DataError, ParameterError
 from narrows.evaluation.evaluate import evaluate
@@ -181,6 +181,29 @@ def test_the_layout_of_the_channels_does_not_change_the_codes():
     model = narrows.Autoencoder(modality="volume", latent_dim=2, hidden=(4,), epochs=1)
     codes = [model.fit(X).transform(X) for X in (last, first)]
     np.testing.assert_array_equal(*codes)
+
+
+@pytest.mark.parametrize("options", [{"output_activation": "sigmoid"}, {"scaling": "minmax"}])
+@pytest.mark.parametrize("modality", ["image", "volume"])
+def test_channels_on_one_scale_are_saved_and_loaded(modality, options, tmp_path):
+    X = volumes((20, 5, 6, 7, 3)) if modality == "volume" else volumes((20, 6, 7, 3))
+    model = narrows.Autoencoder(modality=modality, latent_dim=2, hidden=(4,), epochs=1, **options)
+    model.fit(X).save(tmp_path / "model")
+    assert len(set(model.modality_.scale)) == 1
+    again = narrows.load(tmp_path / "model")
+    np.testing.assert_array_equal(again.reconstruct(X), model.reconstruct(X))
+    np.testing.assert_array_equal(again.score_samples(X), model.score_samples(X))
+
+
+def test_of_unusual_numbers_the_fewer_are_channels():
+    for shape, layout in [
+        ((9, 2, 6, 7), "first"),
+        ((9, 6, 7, 5), "last"),
+        ((9, 3, 2, 6), "first"),
+    ]:
+        assert Image.describe(np.zeros(shape)).layout == layout
+    with pytest.raises(DataError, match="channels may come first or last"):
+        Image.describe(np.zeros((9, 6, 5, 6)))
 
 
 def test_large_samples_pass_in_smaller_numbers():

@@ -152,6 +152,22 @@ def test_missing_cells_do_not_count_among_the_hidden():
     assert (step.nll < whole.nll).any()
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_what_was_not_observed_is_not_seen(form):
+    """Neither the code nor what is told depends on it, bit for bit; even where nothing is left."""
+    net, x = masked_net(form)
+    net.eval()
+    observed = torch.ones_like(x)
+    observed[0, ..., -4:] = 0  # whole patches
+    observed[1] = 0
+    other = torch.where(observed == 0, 7.0, x)
+    a, b = (net(Batch(each, x, mask=observed)) for each in (x, other))
+    assert torch.equal(a.h[0], b.h[0])
+    assert torch.equal(a.nll[[0, 2]], b.nll[[0, 2]])
+    assert torch.isfinite(a.h).all()
+    assert not torch.equal(a.h[0], net(Batch(x, x)).h[0])
+
+
 # -- what comes of it -------------------------------------------------------------------------
 
 

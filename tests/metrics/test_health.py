@@ -5,7 +5,7 @@ import pytest
 from sklearn.datasets import load_iris
 
 import narrows
-from narrows.metrics.health import dependence, fit_of_prior
+from narrows.metrics.health import best_epoch, dependence, diagnose, fit_of_prior
 
 
 def test_dependence_is_the_total_correlation_of_a_normal():
@@ -14,10 +14,28 @@ def test_dependence_is_the_total_correlation_of_a_normal():
     assert dependence(z) < 1e-3
     z[:, 1] = 0.8 * z[:, 0] + 0.6 * z[:, 1]
     assert dependence(3 * z + 1) == pytest.approx(-0.5 * np.log(1 - 0.8**2), rel=0.03)
-    assert dependence(np.c_[z, np.zeros(len(z))]) == pytest.approx(dependence(z))  # silent unit
+    silent = 1e-3 * z[:, :1]
+    assert dependence(np.c_[z, silent]) == pytest.approx(dependence(z))
+    assert 5 < dependence(np.c_[z, 2 * z[:, 2:]]) < 8  # a copy
     few = [dependence(rng.standard_normal((100, 20))) for _ in range(20)]
     assert np.mean(few) < 0.3  # 0.95 without the correction
     assert dependence(z[:2]) == 0
+
+
+def test_early_stopping_is_no_overfitting():
+    """The course is read up to the epoch whose weights were kept."""
+    errors = [(1.0, 1.0), (0.5, 0.6), (0.4, 0.7), (0.3, 0.9)]
+    rows = [
+        {"epoch": i + 1, "loss": a, "mse": a, "validation_loss": b, "validation_mse": b}
+        for i, (a, b) in enumerate(errors)
+    ]
+    codes = np.random.default_rng(0).standard_normal((50, 2)).astype(np.float32)
+    names = [finding.name for finding in diagnose(rows, codes).findings]
+    assert "overfitting" in names
+    assert best_epoch(rows) == 2
+    found = diagnose(rows, codes, epoch=best_epoch(rows)).findings
+    assert not any(finding.level == "problem" for finding in found)
+    assert any(str(f).endswith("The weights are those of epoch 2, the best of 4.") for f in found)
 
 
 def test_a_prior_that_does_not_know_the_codes_is_named():

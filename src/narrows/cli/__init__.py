@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from narrows import __version__
 from narrows.cli.apply import decode, encode, reconstruct, sample, score
@@ -70,6 +70,12 @@ def _judge(error: BaseException) -> tuple[int, str]:
     """Return the exit code for an error, and its sentence."""
     if isinstance(error, KeyboardInterrupt):
         return 130, f"interrupted: {error}." if error.args else "interrupted."
+    if isinstance(error, UnusedCliTokensError):
+        words = " ".join(error.unused_tokens or ())
+        return 2, (
+            f"'{words}' belongs to no flag. Several values go between commas, as in --hidden "
+            "64,32; a switch takes none."
+        )
     if isinstance(error, CycloptsError | UsageError | ParameterError):
         return 2, str(error)
     if isinstance(error, NarrowsError):

@@ -105,7 +105,11 @@ def score(
     workers: Workers = None,
     force: Force = False,
 ) -> None:
-    """Write a lower bound on the log-likelihood of each sample in nats: higher is more normal."""
+    """Write a score of each sample in nats: higher is more normal.
+
+    It is a lower bound on the log-likelihood where the model has a prior, else the
+    log-likelihood given the code.
+    """
     if check_engine(engine, workers):
         apply_on_ray("score", run, data, out, size=size, workers=workers, force=force)
         return

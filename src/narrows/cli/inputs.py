@@ -128,8 +128,6 @@ def spans_of(model: "BaseAutoencoder", X: Any) -> dict[str, Any]:
     They are the number of the recording, a window's first step and the one after its last, and
     the stamps of its first step and its last where a table has some.
     """
-    import numpy as np
-
     from narrows.data.modalities import Sequence
 
     modality = model.modality_
@@ -138,6 +136,5 @@ def spans_of(model: "BaseAutoencoder", X: Any) -> dict[str, Any]:
     number, start, stop = modality.spans(X).T
     columns = {"series": number, "start": start, "stop": stop}
     if (stamps := modality.stamps(X)) is not None:
-        times = np.asarray(stamps)
-        columns |= {"first": times[start], "last": times[stop - 1]}
+        columns |= {"first": stamps.take(start), "last": stamps.take(stop - 1)}
     return columns

@@ -111,8 +111,8 @@ class Plan:
         return "\n".join(lines) + "\n"
 
     def command(self) -> str:
-        """Return the command line that repeats the run from here."""
-        given = self.given()
+        """Return the command line that repeats the run from here, into a folder beside it."""
+        given = replace(self, out=f"{self.place}-again").given()
         words = ["narrows", "fit", given.pop("data")]
         for key, value in (given | given.pop("fields")).items():
             flag = "--" + key.replace("_", "-")

@@ -13,6 +13,7 @@ from scipy.sparse import issparse
 from sklearn.utils import check_array
 from torch import Tensor
 
+from narrows.data.frames import is_frame, open_frame, to_matrix
 from narrows.data.graphs import TAKEN_BY, resembles
 from narrows.errors import DataError, DataTypeError
 
@@ -72,7 +73,7 @@ def check_range(array: Array, where: str) -> None:
 
 def as_numbers(X: Any, where: str = "X", what: str = "images") -> Array:
     """Return X as an array of numbers of any rank."""
-    array = np.asarray(as_plain(X))
+    array = to_matrix(open_frame(X)) if is_frame(X) else np.asarray(as_plain(X))
     if array.dtype == object:
         with suppress(TypeError, ValueError):
             array = array.astype(np.float64)

@@ -16,7 +16,17 @@ from numpy.typing import NDArray
 
 from narrows.data.graphs import describe_graphs, graph_of, is_graph
 from narrows.data.images import read_images
-from narrows.data.paths import FORMATS, IMAGES, check, files_below, opened, reading, show, stem
+from narrows.data.paths import (
+    FORMATS,
+    IMAGES,
+    TEXTS,
+    check,
+    files_below,
+    opened,
+    reading,
+    show,
+    stem,
+)
 from narrows.data.tables import column_array, parquet_files, read_csv, read_parquet
 from narrows.data.texts import read_text
 from narrows.errors import DataError, FileError, ParameterError, nearest
@@ -27,6 +37,7 @@ _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".joblib")
 _PICKLED = "is a pickle, which can run code and is never loaded: save its array with numpy.save."
 _UNPACKED = 4 << 30  # bytes that an array of an .npz may take however well it was packed
 _X_NAMES = ("X", "x", "x_train", "X_train", "train_images", "data")
+_UNNAMED = re.compile(r"arr_\d+")  # what numpy.savez(file, *arrays) calls them
 _Y_NAMES = ("y", "labels", "y_train", "train_labels", "target")
 _CONTENT = {  # what a file is, by its first bytes: its name may be wrong
     "npy": rb"\x93NUMPY",
@@ -43,8 +54,8 @@ class Dataset:
     """Samples ready to fit, with what was set aside from them.
 
     Attributes:
-        X: A NumPy array whose first axis counts the samples, a `pyarrow.Table`, or a list of
-            strings or series.
+        X: A NumPy array whose first axis counts the samples, a `pyarrow.Table`, a graph, or a
+            list of strings or series.
         y: One label a sample, or None.
         name: What to call the data.
         modality: The `modality` that an estimator should be given.
@@ -117,7 +128,9 @@ def read(
     - **Tables**: `.csv` (UTF-8, one header line; comma, semicolon or tab; decimal commas
       between semicolons; also `.gz`), and `.parquet`, one file or all below a folder in the order
       of their paths, with the same columns. Empty cells are missing.
-    - **Text**: `.txt` (UTF-8), one string a line.
+    - **Series** of their own lengths: `.npz` of several arrays without names, as
+      `numpy.savez(path, *series)` writes them.
+    - **Text**: `.txt`, `.md` or `.smi` (UTF-8), one string a line.
     - **Images**: one file, or a folder and its subfolders in the order of their paths, without
       names that begin with a dot. Several subfolders are classes. Grey stays grey, 16-bit grey
       is uint16, and all else becomes RGB without alpha, as does grey that lies beside colour.
@@ -169,7 +182,7 @@ def _kind(path: Path) -> str:
         head = stream.read(1024)
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     matches = (k for k, p in _CONTENT.items() if re.match(p, head, re.DOTALL))
-    named = {".csv": "csv", ".tsv": "csv", ".txt": "text"}
+    named = {".csv": "csv", ".tsv": "csv"} | dict.fromkeys(TEXTS, "text")
     kind = next(matches, named.get(suffix, "unknown"))
     if kind == "pickle" or suffix in _PICKLES:
         raise FileError(f"{show(path)} {_PICKLED}")
@@ -234,6 +247,8 @@ def _read_npz(path: Path, labels: str | None, aside: Sequence[str]) -> Dataset:
                 raise DataError(f"{show(path)} is a graph, which has no columns to set aside.")
             X, y = graph_of({name: load(name) for name in members}, labels, show(path))
             return Dataset(X, y, stem(path), "graph")
+        if len(members) > 1 and all(map(_UNNAMED.fullmatch, members)):
+            return Dataset([load(name) for name in members], None, stem(path), "series")
         columns = {name: load(name) for name in aside}
         free = [name for name in members if name not in (labels, *aside)]
         X = load(_choose(path, free))

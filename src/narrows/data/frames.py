@@ -43,11 +43,13 @@ def to_matrix(frame: Frame) -> NDArray[np.float64]:
         if not (dtype.is_numeric() or dtype == nw.Boolean):
             raise DataError(
                 f"Column '{name}' holds {dtype} values; narrows takes numeric and boolean columns "
-                "here. Encode it as numbers (for instance with OneHotEncoder), drop it, or set it "
-                "aside as labels."
+                "here. Encode it as numbers (for instance with OneHotEncoder), parse it where it "
+                "holds times, drop it, or set it aside as labels."
             )
-    matrix = frame.select(nw.all().cast(nw.Float64())).to_numpy()
-    return np.asarray(matrix, dtype=np.float64)
+    matrix = np.empty(frame.shape, np.float64)
+    for i, column in enumerate(frame.iter_columns()):
+        matrix[:, i] = column.cast(nw.Float64()).to_numpy()
+    return matrix
 
 
 def check_names(found: Sequence[Any], expected: Sequence[str | int] = ()) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csc_array, csr_array, issparse
 from torch import Tensor
@@ -79,8 +80,8 @@ class Graphs:
 
 
 def is_many(X: Any) -> bool:
-    """Tell a list of graphs from a graph."""
-    return isinstance(X, list)
+    """Tell a list of graphs, or torch-geometric's Batch of them, from a graph."""
+    return isinstance(X, list) or _is_batch(X)
 
 
 def read_graphs(X: Any) -> Graphs:
@@ -95,6 +96,7 @@ def read_graphs(X: Any) -> Graphs:
     """
     if not is_many(X):
         return _read(X, "X")
+    X = X.to_data_list() if _is_batch(X) else X
     if not X:
         raise DataError("X is an empty list; expected one graph at least.")
     parts = [_read(graph, f"Graph {i} of X") for i, graph in enumerate(X)]
@@ -118,7 +120,7 @@ def read_graphs(X: Any) -> Graphs:
 def resembles(X: Any) -> bool:
     """Tell whether X is a graph, or a list of them, and can be nothing else."""
     if is_many(X):
-        return bool(X) and resembles(X[0])
+        return _is_batch(X) or (bool(X) and resembles(X[0]))
     if isinstance(X, tuple) and len(X) in (2, 3):
         edges, features, *_ = X
         if issparse(edges):
@@ -191,12 +193,13 @@ def _read(X: Any, where: str) -> Graphs:
     """Read one graph in any of its forms."""
     if isinstance(X, tuple) and len(X) in (2, 3):
         first, features, *weight = X
-        if issparse(first) and not weight:
-            return _from_adjacency(first, features, where)
-        if not issparse(first):
+        matrix = _matrix(first)
+        if matrix is None:
             return _from_edges(first, features, weight[0] if weight else None, where)
-    if issparse(X):
-        return _from_adjacency(X, None, where)
+        if not weight:
+            return _from_adjacency(matrix, features, where)
+    if (matrix := _matrix(X)) is not None:
+        return _from_adjacency(matrix, None, where)
     if _is_data(X):
         return _from_data(X, where)
     if _is_networkx(X):
@@ -210,11 +213,26 @@ def _read(X: Any, where: str) -> Graphs:
 
 def _is_data(X: Any) -> bool:
     """Tell whether X is torch-geometric's Data, or alike."""
-    return getattr(X, "edge_index", None) is not None
+    return hasattr(X, "edge_index")
+
+
+def _is_batch(X: Any) -> bool:
+    """Tell whether X is torch-geometric's Batch of several graphs."""
+    return callable(getattr(X, "to_data_list", None))
 
 
 def _is_networkx(X: Any) -> bool:
-    return callable(getattr(X, "is_directed", None))
+    return hasattr(X, "adj") and callable(getattr(X, "is_directed", None))
+
+
+def _matrix(X: Any) -> Any:
+    """Return a sparse matrix of SciPy's, or of torch's as SciPy's; None of all else."""
+    if issparse(X):
+        return X
+    if not isinstance(X, Tensor) or X.layout == torch.strided:
+        return None
+    coo = X.detach().cpu().to_sparse_coo().coalesce()
+    return coo_array((coo.values().numpy(), coo.indices().numpy()), shape=tuple(X.shape))
 
 
 def _from_adjacency(matrix: Any, features: Any, where: str) -> Graphs:
@@ -237,7 +255,18 @@ def _from_edges(edges: Any, features: Any, weight: Any, where: str) -> Graphs:
 
 
 def _from_data(data: Any, where: str) -> Graphs:
+    if data.edge_index is None:
+        raise DataError(
+            f"{where} is a {type(data).__name__} without edge_index. Give it one, torch.zeros(2, "
+            "0) where there are no edges."
+        )
     weight = getattr(data, "edge_weight", None)
+    if weight is None and getattr(data, "edge_attr", None) is not None:
+        warnings.warn(
+            f"{where} has edge_attr, which is not used: a link has nothing but a weight here. Set "
+            "edge_weight if that is what it holds.",
+            stacklevel=5,
+        )
     features = getattr(data, "x", None)
     nodes = getattr(data, "num_nodes", None) if features is None else len(features)
     pairs = _pairs(data.edge_index, where)
@@ -289,10 +318,10 @@ def _graph(
     value = np.ones(len(pairs)) if weight is None else _numbers(weight, where).ravel()
     if value.shape != (len(pairs),):
         raise DataError(f"{where} has {len(value)} edge weights for {len(pairs)} edges.")
-    if not np.isfinite(value).all() or (value < 0).any():
+    if not (value <= np.finfo(np.float32).max).all() or (value < 0).any():
         raise DataError(
-            f"{where} has edge weights that are negative or not finite: a weight says how strong "
-            "a link is, and must be > 0."
+            f"{where} has edge weights that are negative, not finite or too large for float32: a "
+            "weight says how strong a link is, and must be > 0."
         )
     kept = value > 0
     return Graphs((nodes,), *_once(pairs[kept], value[kept], nodes, where, listed), x)

@@ -29,8 +29,11 @@ def read_images(
     files = list(files_below(path, IMAGES))
     if not files:
         kinds = Counter(file.suffix or file.name for file in files_below(path)).most_common(3)
-        others = ", ".join(f"{n} {kind}" for kind, n in kinds) or "no files"
-        raise FileError(f"There are no images in {show(path)}, but {others}. Expected {FORMATS}.")
+        others = ", ".join(f"{n} {kind}" for kind, n in kinds)
+        found = (
+            f"no images in {show(path)}, but {others}" if others else f"no files in {show(path)}"
+        )
+        raise FileError(f"There are {found}. Expected {FORMATS}.")
     labels = [file.parent.relative_to(path).as_posix() for file in files]
     classes = sorted(set(labels))
     if "." in classes and len(classes) > 1:

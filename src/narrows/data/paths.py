@@ -13,6 +13,7 @@ __all__ = [
     "FORMATS",
     "IMAGES",
     "PARQUET",
+    "TEXTS",
     "check",
     "files_below",
     "opened",
@@ -23,7 +24,11 @@ __all__ = [
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 PARQUET = (".parquet",)
-FORMATS = f".npy, .npz, .csv, .tsv, .csv.gz, .parquet, .txt or images ({', '.join(IMAGES)})"
+TEXTS = (".txt", ".md", ".smi")
+FORMATS = (
+    f".npy, .npz, .csv, .tsv, .csv.gz, .parquet, text ({', '.join(TEXTS)}) or images "
+    f"({', '.join(IMAGES)})"
+)
 
 
 def check(path: Path) -> None:

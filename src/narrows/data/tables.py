@@ -168,13 +168,19 @@ def _csv_fault(path: Path, delimiter: str) -> str:
     return ""
 
 
+MANY = 8
+"""Numbers in a row that rises or falls by more than chance."""
+
+
 def _are_numbers(names: Sequence[str]) -> bool:
-    """Say whether a header is a row of data; 0, 1, 2, … or wavelengths are good column names."""
+    """Say whether a header is a row of data; 0, 1, 2, … or many wavelengths are good names."""
     try:
         values = [float(name) for name in names]
     except ValueError:
         return False
-    return sorted(set(values)) not in (values, values[::-1])
+    counted = values[0] in (0, 1) and values == [values[0] + i for i in range(len(values))]
+    rising = sorted(set(values)) in (values, values[::-1])
+    return not counted and not (rising and len(values) >= MANY)
 
 
 def _checked(path: Path, table: pa.Table) -> pa.Table:

@@ -54,15 +54,15 @@ def join(pieces: NDArray[Any], spans: Spans, lengths: Sequence[int]) -> list[NDA
     ]
 
 
-def overlapping(spans: Spans, rows: Rows) -> NDArray[np.bool_]:
-    """Tell which pieces are among those in `rows`, or share a step with one of them."""
+def overlapping(spans: Spans, rows: Rows, gap: int = 0) -> NDArray[np.bool_]:
+    """Tell which pieces are among those in `rows`, or fewer than `gap` steps away from one."""
     found = np.zeros(len(spans), bool)
     for recording in np.unique(spans[rows, 0]):
         taken = spans[rows][spans[rows, 0] == recording]
         edge = int(spans[spans[:, 0] == recording, 2].max())
         steps = np.zeros(edge + 1, np.int64)
-        np.add.at(steps, taken[:, 1], 1)
-        np.add.at(steps, taken[:, 2], -1)
+        np.add.at(steps, np.maximum(taken[:, 1] - gap, 0), 1)
+        np.add.at(steps, np.minimum(taken[:, 2] + gap, edge), -1)
         before = np.append(0, np.cumsum(np.cumsum(steps) > 0))  # how many steps below are taken
         own = spans[:, 0] == recording
         found[own] = before[spans[own, 2]] > before[spans[own, 1]]
@@ -74,7 +74,7 @@ def hold_out(spans: Spans, fraction: float, how: str, seed: int) -> tuple[Rows, 
     """Return the pieces to train on and those held out, which share no step.
 
     Whole recordings are held out where the share amounts to one of several. Else each recording
-    gives its last part, or blocks at random places; pieces that overlap these are left out.
+    gives its last part, or blocks at random places; pieces less than a window away are left out.
     """
     every = np.arange(len(spans))
     count = int(spans[-1, 0]) + 1 if len(spans) else 0
@@ -87,17 +87,17 @@ def hold_out(spans: Spans, fraction: float, how: str, seed: int) -> tuple[Rows, 
         train, _ = split(count, fraction, how, seed)
         kept = np.isin(spans[:, 0], train)
         return every[kept], every[~kept]
-    generator = np.random.default_rng(seed)
+    generator, gap = np.random.default_rng(seed), int((spans[:, 2] - spans[:, 1]).max())
     held = np.zeros(len(spans), bool)
     for recording in range(count):
         rows = every[spans[:, 0] == recording]
-        near = int((spans[rows, 1] < spans[rows[0], 2]).sum()) - 1
+        near = int((spans[rows, 1] < spans[rows[0], 2] + gap).sum()) - 1
         held[rows[_block(len(rows), near, fraction, how, generator)]] = True
-    train = every[~overlapping(spans, every[held])]
+    train = every[~overlapping(spans, every[held], gap)]
     if not len(train):
         raise DataError(
-            f"All of the {len(spans)} windows overlap the {held.sum()} that are held out. Set "
-            "validation=0, a smaller window, or a larger stride."
+            f"None of the {len(spans)} windows is as far as a window from the {held.sum()} that "
+            "are held out. Set validation=0, or a smaller window."
         )
     return train, every[held]
 
@@ -105,7 +105,7 @@ def hold_out(spans: Spans, fraction: float, how: str, seed: int) -> tuple[Rows, 
 def _block(n: int, near: int, fraction: float, how: str, generator: np.random.Generator) -> Rows:
     """Return the places of the held-out ones among n windows: the last, or in a few blocks.
 
-    Each overlaps `near` others on either side, so that blocks of few would cost many.
+    Each costs `near` others on either side, so that blocks of few would cost many.
     """
     size = int(n * fraction)
     if how == "last":

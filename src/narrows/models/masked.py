@@ -17,7 +17,15 @@ from narrows.net import Move, Net, Step
 from narrows.parts.generation import Plan
 from narrows.parts.latents import Point
 from narrows.parts.networks import ARCHITECTURES
-from narrows.parts.transformers import BARE, TokensDecoder, TokensEncoder, scatter, transformer
+from narrows.parts.transformers import (
+    BARE,
+    TokensDecoder,
+    TokensEncoder,
+    known,
+    mean,
+    scatter,
+    transformer,
+)
 
 __all__ = ["MaskedAutoencoder"]
 
@@ -31,7 +39,7 @@ class _Masked(Net):
         count = min(max(1, round(ratio * tokens.count)), max(1, tokens.count - 1))
         order = torch.rand(len(batch), tokens.count, device=batch.x.device).argsort(1)
         hidden, visible = order[:, :count], order[:, count:]
-        h, out = self.tell(batch.x, visible, hidden)
+        h, out = self.tell(batch, visible, hidden)
 
         ones = batch.x.new_ones(*hidden.shape, tokens.values)
         mask = tokens.join(scatter(ones, hidden, tokens.count))
@@ -49,7 +57,7 @@ class _Masked(Net):
         for quarter in tokens.quarters():
             rest = every[~torch.isin(every, quarter)]
             places = (part.to(h.device).expand(len(h), -1) for part in (rest, quarter))
-            out = out + self.tell(batch.x, *places)[1]
+            out = out + self.tell(batch, *places)[1]
         z, charges = self.latent(h, noise)
         nll = self.likelihood.nll(out, batch.target, batch.mask)
         return Step(batch, h, None, z, out, nll, charges, self.progress)
@@ -63,12 +71,18 @@ class _Masked(Net):
         encoder, decoder = cast(TokensEncoder, self.encoder), cast(TokensDecoder, self.decoder)
         return [encoder.blocks, *decoder.blocks]
 
-    def tell(self, x: Tensor, visible: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean code of the visible, and samples with the hidden told, 0 elsewhere."""
+    def tell(self, batch: Batch, visible: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean code of the visible, and samples with the hidden told, 0 elsewhere.
+
+        Tokens without an observed value are no more seen than the hidden ones.
+        """
         encoder, decoder = cast(TokensEncoder, self.encoder), cast(TokensDecoder, self.decoder)
         visible = visible if visible.shape[1] else hidden  # a single token is told from itself
-        codes = encoder.see(x, visible)
-        return codes.mean(1), encoder.tokens.join(decoder.tell(codes, visible, hidden))
+        observed = encoder.tokens.observed(batch.mask)
+        seen = None if observed is None else known(observed.gather(1, visible))
+        codes = encoder.see(batch.x, visible, seen)
+        told = decoder.tell(codes, visible, hidden, seen)
+        return mean(codes, seen), encoder.tokens.join(told)
 
 
 class MaskedAutoencoder(BaseAutoencoder):
@@ -124,8 +138,7 @@ class MaskedAutoencoder(BaseAutoencoder):
 
     def build(self, modality: Modality) -> Net:
         """Return a net of two Transformers."""
-        known = {**ARCHITECTURES, "transformer": transformer}
-        net = assemble(self, modality, known)
+        net = assemble(self, modality, {**ARCHITECTURES, "transformer": transformer})
         return _Masked(net.encoder, net.latent, net.decoder, net.likelihood)
 
     @property

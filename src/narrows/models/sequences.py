@@ -29,7 +29,8 @@ class _Sequences(BaseAutoencoder):
         word_dropout: share of the steps fed back that are hidden in training, which makes the
             decoder rely on the code.
         teacher_forcing: share of true steps among those fed back, at the end of training: it
-            falls evenly from 1, and the decoder's own take their place.
+            falls evenly from 1, and what the decoder makes of the true steps before takes their
+            place.
         beams: candidates that text is searched with for the most probable one; 1 takes the most
             probable symbol at every step.
         temperature: of symbols drawn by `sample(noise=True)`: below 1, rare ones are rarer.

@@ -26,6 +26,9 @@ class UNetAutoencoder(DenoisingAutoencoder):
     Use it to remove noise from what has neighbours: signals, images, volumes; not to compress or
     generate, for the detail passes beside the code, and not with noise=0, which it would copy.
 
+    Args:
+        architecture: the one there is.
+
     References:
         U-Net: Convolutional Networks for Biomedical Image Segmentation (Ronneberger et al.,
         2015), https://arxiv.org/abs/1505.04597

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from math import isqrt, prod
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -92,11 +93,18 @@ class Chain(nn.Sequential):
 
     recomputes = False
 
-    def forward(self, x: Any) -> Any:
-        """Apply one layer after the other."""
-        if not (self.recomputes and self.training and torch.is_grad_enabled()):
-            return super().forward(x)
-        return checkpoint_sequential(self, isqrt(len(self)), x, use_reentrant=False)
+    def forward(self, x: Any, *beside: Any) -> Any:
+        """Apply one layer after the other, each to what the last one made and to `beside`."""
+        layers = [partial(_beside, layer, beside) for layer in self] if beside else [*self]
+        if self.recomputes and self.training and torch.is_grad_enabled():
+            return checkpoint_sequential(layers, isqrt(len(layers)), x, use_reentrant=False)
+        for layer in layers:
+            x = layer(x)
+        return x
+
+
+def _beside(layer: nn.Module, beside: tuple[Any, ...], x: Any) -> Any:
+    return layer(x, *beside)
 
 
 class Encoder(Chain):

@@ -130,6 +130,6 @@ def mmd(net: "Net", step: "Step") -> Tensor:
 
 def _hutchinson(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return ||Jᵀ v||² with one v ~ N(0, I) for each row, ``(batch,)``."""
-    out, pullback = torch.func.vjp(function, x)
-    (product,) = pullback(torch.randn_like(out))
+    out, pullback = torch.func.vjp(function, x)[:2]
+    product: Tensor = pullback(torch.randn_like(out))[0]
     return product.flatten(1).square().sum(1)

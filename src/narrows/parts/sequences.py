@@ -88,7 +88,7 @@ class SequenceDecoder(nn.Module):
         backwards: write the last step first (but the symbol that ends a text stays the last).
         word_dropout: share of the steps fed back that are hidden in training.
         teacher_forcing: share of the true steps among those fed back, at the end of training; it
-            falls evenly from 1, and what the decoder itself would have written takes their place.
+            falls evenly from 1, and what it makes of the true steps before takes their place.
     """
 
     progress: Tensor

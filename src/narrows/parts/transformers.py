@@ -19,6 +19,8 @@ __all__ = [
     "Tokens",
     "TokensDecoder",
     "TokensEncoder",
+    "known",
+    "mean",
     "scatter",
     "transformer",
     "waves",
@@ -61,6 +63,10 @@ class Tokens:
             shift = sum(deep, torch.zeros_like(place))
             label = (down + shift) % 2 * 2 + (across + shift) % 2
         return [part for part in (place[label == i] for i in range(4)) if len(part)]
+
+    def observed(self, mask: Tensor | None) -> Tensor | None:
+        """Tell which tokens hold a value that was observed, ``(batch, count)``; None: all do."""
+        return None if mask is None else self.cut(mask).amax(2) > 0
 
     def cut(self, x: Tensor) -> Tensor:
         """Return the tokens of samples, ``(batch, count, values)``."""
@@ -169,15 +175,20 @@ class TokensEncoder(nn.Module):
         self.norm, self.top = nn.LayerNorm(width), nn.Linear(width, dim)
 
     def forward(self, batch: "Batch") -> Tensor:
-        """Return the mean of the codes of all tokens."""
-        return self.see(batch.x).mean(1)
+        """Return the mean of the codes of all tokens that hold something."""
+        seen = known(self.tokens.observed(batch.mask))
+        return mean(self.see(batch.x, seen=seen), seen)
 
-    def see(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Return the codes of the visible tokens, ``(batch, visible, dim)``; of all by default."""
+    def see(self, x: Tensor, visible: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
+        """Return the codes of the visible tokens, ``(batch, visible, dim)``; of all by default.
+
+        `seen` is True for those of them that the others may see, ``(batch, visible)``.
+        """
         tokens = self.embed(self.tokens.cut(x)) + self.positions
         if visible is not None:
             tokens = gather(tokens, visible)
-        codes: Tensor = self.top(self.norm(self.blocks(tokens)))
+        tokens = self.blocks(tokens) if seen is None else self.blocks(tokens, seen)
+        codes: Tensor = self.top(self.norm(tokens))
         return codes
 
 
@@ -216,15 +227,21 @@ class TokensDecoder(nn.Module):
         """
         raise ContextError(BARE)
 
-    def tell(self, codes: Tensor, seen: Tensor, asked: Tensor) -> Tensor:
-        """Return the tokens asked for, 0 elsewhere: ``(batch, count, channels * values)``."""
-        known = self.bottom(codes) + self.positions[seen]
+    def tell(
+        self, codes: Tensor, visible: Tensor, asked: Tensor, seen: Tensor | None = None
+    ) -> Tensor:
+        """Return the tokens asked for, 0 elsewhere: ``(batch, count, channels * values)``.
+
+        `seen` is True for those of the visible that may be seen, ``(batch, visible)``.
+        """
+        told_by = self.bottom(codes) + self.positions[visible]
         query = self.mask + self.positions[asked]
-        tokens = torch.cat([known, query], 1)
-        visible = torch.arange(tokens.shape[1], device=tokens.device) < seen.shape[1]
+        tokens = torch.cat([told_by, query], 1)
+        seen = torch.ones_like(visible, dtype=torch.bool) if seen is None else seen
+        seen = torch.cat([seen, torch.zeros_like(asked, dtype=torch.bool)], 1)
         for block in self.blocks:
-            tokens = block(tokens, visible.expand(len(tokens), -1))
-        tokens = self.norm(tokens[:, seen.shape[1] :])
+            tokens = block(tokens, seen)
+        tokens = self.norm(tokens[:, visible.shape[1] :])
         told: Tensor = self.head(scatter(tokens, asked, self.tokens.count))
         return told * scatter(torch.ones_like(tokens[..., :1]), asked, self.tokens.count)
 
@@ -286,6 +303,19 @@ def waves(places: Tensor, width: int, fastest: float, slower: float) -> Tensor:
     rates = fastest * float(slower) ** -(torch.arange(each, device=places.device) / each)
     angles = (places.unsqueeze(2) * rates).flatten(1)
     return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)[:, :width]
+
+
+def known(seen: Tensor | None) -> Tensor | None:
+    """Return which tokens may be seen, ``(batch, tokens)``: all where none would be left."""
+    return None if seen is None else seen | ~seen.any(1, keepdim=True)
+
+
+def mean(codes: Tensor, seen: Tensor | None) -> Tensor:
+    """Return the mean of the codes of the tokens that are seen, ``(batch, dim)``."""
+    if seen is None:
+        return codes.mean(1)
+    weight = seen.to(codes.dtype).unsqueeze(2)
+    return (codes * weight).sum(1) / weight.sum(1)
 
 
 def gather(tokens: Tensor, places: Tensor) -> Tensor:

@@ -56,12 +56,12 @@ class Grid(Modality):
         first, last = X.shape[1] in cls.channels, X.shape[-1] in cls.channels
         if plain:
             shape, layout = (1, *X.shape[1:]), ""
-        elif first and last:
+        elif first == last and (first or X.shape[1] == X.shape[-1]):
             raise DataError(
                 f"X has the shape {X.shape}, whose channels may come first or last. Drop an axis "
                 f"of length 1, or pad the {cls.plural} to another width."
             )
-        elif first:
+        elif first or (not last and X.shape[1] < X.shape[-1]):  # the fewer are channels
             shape, layout = X.shape[1:], "first"
         else:
             shape, layout = (X.shape[-1], *X.shape[1:-1]), "last"
@@ -113,7 +113,8 @@ class Grid(Modality):
         values = log_counts(values) if target == "log" else values
         bounds = (0.0, 255.0) if array.dtype == np.uint8 else None
         center, scale = fit_scaling(values, target, bounds)
-        return replace(self, center=center, scale=scale, log=target == "log")
+        each = self.shape[0] if joint else 1
+        return replace(self, center=center * each, scale=scale * each, log=target == "log")
 
     def encode(self, array: Array) -> Encoded:
         """Scale the values."""

@@ -76,12 +76,13 @@ class Sequence(Modality):
         import pandas as pd
 
         first = self.spans(X)[:, 1 if self._single(X) else 0]
+        labels = labels.to_pandas() if hasattr(labels, "to_pandas") else labels
         return pd.DataFrame(codes, pd.Index(labels)[first])
 
     def split(
         self, array: Array, fraction: float, how: str, seed: int, groups: ArrayLike | None = None
     ) -> tuple[Rows, Rows]:
-        """Hold out recordings or blocks of them; no training window overlaps a held-out one."""
+        """Hold out recordings, or blocks of them behind a gap that no training window reaches."""
         spans = array["span"]
         if groups is None:
             return hold_out(spans, fraction, how, seed)

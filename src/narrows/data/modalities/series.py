@@ -66,9 +66,7 @@ class Series(Sequence):
         window, stride = check_windows(window, stride)
         form = cls(window=window, stride=stride)
         if is_frame(X):
-            whole = open_frame(X)
-            frame, name = _without_stamps(whole)
-            _check_stamps(nw.maybe_get_index(whole) if name is None else whole[name].to_numpy())
+            frame, _ = _without_stamps(open_frame(X))
             form = replace(
                 form,
                 columns=tuple(frame.columns),
@@ -87,6 +85,7 @@ class Series(Sequence):
     def read(self, X: Any, owner: str) -> Array:
         """Check channels, lengths and values; return the samples, NaN where missing."""
         recordings = self._open(X)
+        _check_stamps(self.stamps(X) if self.window else None)
         channels, steps = len(self.constants), self.shape[1]
         made = []
         for i, given in enumerate(recordings):
@@ -234,6 +233,8 @@ class Series(Sequence):
         """Return series in the form of `like`."""
         if is_frame(like):
             return self._framed(made[0].astype(np.float64), like)
+        if nw.dependencies.is_into_series(like):
+            return _as_series(made[0].astype(np.float64), like)
         made = [
             each[:, 0] if one.ndim == 1 else each
             for each, one in zip(made, self._open(like), strict=True)
@@ -245,7 +246,7 @@ class Series(Sequence):
     def stamps(self, X: Any) -> Any:
         """Return the column of times where a frame has one, else what labels the steps."""
         if is_frame(X) and (name := _without_stamps(frame := open_frame(X))[1]):
-            return frame[name].to_pandas()
+            return frame[name].to_native()
         return super().stamps(X)
 
     def _framed(self, values: Array, like: Any) -> Any:
@@ -356,12 +357,24 @@ def _without_stamps(frame: Frame) -> tuple[Frame, str | None]:
     return (frame.drop(stamps), stamps[0]) if stamps else (frame, None)
 
 
+def _as_series(values: Array, like: Any) -> Any:
+    """Return a series of the kind, name, type and index of `like`."""
+    series = nw.from_native(like, series_only=True)
+    frame = series.alias("values").to_frame()
+    kind = series.implementation.value
+    made = to_frame(values, ["values"], dtype_names(frame), kind, frame.to_native())
+    return open_frame(made)["values"].alias(series.name).to_native()
+
+
 def _check_stamps(stamps: Any) -> None:
     """Refuse times that do not rise from row to row; what is no time is passed over."""
-    times = np.asarray(stamps)
-    if times.dtype.kind != "M":
+    if nw.dependencies.is_into_series(stamps):
+        times: Any = nw.from_native(stamps, series_only=True)
+        later = (times > times.shift(1)).fill_null(False).to_numpy()[1:]
+    elif hasattr(stamps, "freq"):  # pandas' index of times, spans of time or periods
+        times, later = stamps, np.asarray(stamps[1:] > stamps[:-1])
+    else:
         return
-    later = times[1:] > times[:-1]
     if not later.all():
         i = int(later.argmin()) + 1
         raise DataError(
