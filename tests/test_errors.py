@@ -540,7 +540,7 @@ def test_an_unknown_parameter_is_a_type_error_with_the_nearest_name(cls, name, n
 
 
 def test_set_params_refuses_an_unknown_parameter():
-    with pytest.raises(ValueError, match="no parameter 'latentdim'.*Did you mean 'latent_dim'"):
+    with pytest.raises(ValueError, match=r"no parameter 'latentdim'.*Did you mean 'latent_dim'"):
         narrows.VAE().set_params(latentdim=3)
 
 

@@ -33,8 +33,8 @@ __all__ = [
     "takes_linear_path",
 ]
 
-EXAMPLES = 2**14
-"""Samples of whose mean the output starts, at most."""
+LEAST, EXAMPLES, VALUES = 2**8, 2**14, 2**22
+"""Samples at whose mean the output starts, at least and at most, and the values in between."""
 QUIET = 0.1
 """What the decoder's last weights start with of their usual size where it puts out logs."""
 NONLINEAR = "needs a code that can be a linear map of x: continuous, without an activation"
@@ -201,7 +201,8 @@ def start_output(net: Net, source: InMemory) -> None:
     """
     parameters = dict(net.decoder.named_parameters())
     biases = [name for name in parameters if name.endswith("bias")]
-    batch = source.take(source.even(EXAMPLES))
+    count = max(LEAST, min(EXAMPLES, VALUES // max(1, source.x[0].numel())))
+    batch = source.take(source.even(count))
     x = batch.target if batch.target.is_floating_point() else batch.target.float()
     channels = net.likelihood.channels
     for dims in ((0,), (0, *range(2, x.ndim))):

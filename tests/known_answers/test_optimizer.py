@@ -376,11 +376,11 @@ def test_the_rate_rises_to_its_peak_and_is_never_zero_or_above():
     assert min(rates) > 0
 
 
-def test_without_an_end_the_rate_is_constant():
+def test_without_an_end_the_rate_rises_to_a_constant():
     run = training(epochs=None, schedule="linear", warmup=0.5, learning_rate=0.25)
-    for done in (0, 7, 1000):
+    for done, share in [(0, 0.01), (49, 0.5), (99, 1), (100, 1), (1000, 1)]:
         run.advance(done, 4)
-        assert float(run.optimizers["autoencoder"].rate) == 0.25
+        assert float(run.optimizers["autoencoder"].rate) == pytest.approx(0.25 * share)
         assert float(run.net.progress) == 1.0
 
 

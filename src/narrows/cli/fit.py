@@ -116,7 +116,7 @@ def fit(
             "--strategy is for processes that torchrun starts, as in: torchrun --nproc-per-node 2 "
             f"-m narrows fit digits --strategy {strategy}, or for --engine ray. Leave it out."
         )
-    if plan.place.resolve() == Path(plan.data).resolve():
+    if plan.absolute().data == str(plan.place.resolve()):
         raise UsageError(f"{plan.place} holds the data, and stays: name another --out.")
     if rank():
         _run(plan, entry, resume, rank())
