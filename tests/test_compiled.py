@@ -244,6 +244,15 @@ def test_auto_decides_by_steps_and_parameters(data):
     assert run(data, 1, compile=True).execution.compiled
 
 
+def test_auto_leaves_recurrent_nets_alone(data):
+    """No graph takes an LSTM in: a long run does not try, and warn of it."""
+    options = {"latent_dim": 2, "hidden": (4,), "batch_size": 32, "validation": 0.0, "epochs": 1}
+    for name, compiles in (("lstm", False), ("gru", False), ("transformer", True)):
+        model = narrows.SequenceAutoencoder(architecture=name, **options).fit(*data)
+        source = model.modality_.source(model.modality_.read(data[0], "test"))
+        assert Training(model, source, None, 10**6, 0).execution.compiled == compiles
+
+
 def test_auto_takes_several_steps_at_a_time_where_a_run_is_very_long():
     assert compiled.unrolled(10**7, 625) == compiled.STEPS > 1
     assert compiled.unrolled(10**5, 625) == 1  # too few to repay so large a graph

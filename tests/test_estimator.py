@@ -662,3 +662,12 @@ def test_automatic_epochs_make_about_eight_thousand_steps():
     assert count(128 * 100, 128) == 80
     assert count(256, 128) == 100
     assert count(128 * 4000, 128) == 10
+
+
+def test_a_model_of_narrows_keeps_its_name():
+    with pytest.raises(ParameterError, match=r"narrows has a model called VAE.*Call yours"):
+        type("VAE", (narrows.Autoencoder,), {})
+    assert narrows.MODELS["VAE"] is narrows.VAE
+    for _ in range(2):  # one's own may be defined anew
+        type("Mine", (narrows.Autoencoder,), {})
+    del narrows.MODELS["Mine"]
