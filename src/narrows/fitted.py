@@ -19,12 +19,13 @@ from narrows.data.modalities import Graph, Modality
 from narrows.data.sources import EVEN, SLICE, Batch, InMemory
 from narrows.density import CodePrior, Mixture
 from narrows.errors import DataError, ParameterError
-from narrows.metrics.health import Diagnosis, best_epoch, book_usage, diagnose, fit_of_prior
+from narrows.metrics.health import Diagnosis, book_usage, diagnose, fit_of_prior
 from narrows.net import Net
 from narrows.parts.generation import Plan
 from narrows.parts.latents import DiagonalGaussian, Distribution
 from narrows.runtime import seeded
 from narrows.settings import Settings
+from narrows.stopping import best_epoch
 
 __all__ = ["Array", "Codes", "Fitted"]
 

@@ -1,11 +1,11 @@
 """Early stopping: the best epoch so far, and the rules by which patience runs out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-__all__ = ["RULES", "Best"]
+__all__ = ["RULES", "Best", "best_epoch", "losses_of"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,17 @@ class Best:
         if loss >= self.loss:
             return self
         return Best(loss, epoch, {k: v.clone() for k, v in net.state_dict().items()})
+
+
+def losses_of(history: Sequence[Mapping[str, float]]) -> list[float]:
+    """Return what epochs are compared by; none of those whose layers learn alone."""
+    return [row.get("validation_loss", row["loss"]) for row in history if "loss" in row]
+
+
+def best_epoch(history: Sequence[Mapping[str, float]]) -> int:
+    """Return the epoch whose weights `patience` keeps: the first of the lowest loss, from 1 on."""
+    losses = losses_of(history)
+    return len(history) - len(losses) + losses.index(min(losses)) + 1
 
 
 def best(losses: Sequence[float], patience: int) -> bool:

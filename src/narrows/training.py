@@ -23,7 +23,7 @@ from narrows.plan import begin_plan, check_shared
 from narrows.recovery import Recovery, State
 from narrows.runtime import cuda_devices, keep_memory, seed_noise
 from narrows.schedules import schedule_of
-from narrows.stopping import RULES, Best
+from narrows.stopping import RULES, Best, losses_of
 
 if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
@@ -176,8 +176,7 @@ class Training:
     @property
     def losses(self) -> list[float]:
         """What the epochs of this stage are compared by; none where its layers learn alone."""
-        rows = self.history[self.stage.start :]
-        return [row.get("validation_loss", row["loss"]) for row in rows if "loss" in row]
+        return losses_of(self.history[self.stage.start :])
 
     @property
     def over(self) -> bool:

@@ -5,7 +5,8 @@ import pytest
 from sklearn.datasets import load_iris
 
 import narrows
-from narrows.metrics.health import best_epoch, dependence, diagnose, fit_of_prior
+from narrows.metrics.health import dependence, diagnose, fit_of_prior
+from narrows.stopping import best_epoch
 
 
 def test_dependence_is_the_total_correlation_of_a_normal():

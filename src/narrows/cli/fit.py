@@ -99,25 +99,7 @@ def fit(
     values = read_pairs(set_) | {k: parse(v, k) for k, v in given.items() if v is not None}
     if resume and out and not (data or config):
         config = Path(out, CHECKPOINTS, SETTINGS)
-    plan = Plan() if config is None else Plan.read(config)
-    known = {key: value for key, value in options.items() if value is not None}
-    plan = replace(plan, **known, fields=plan.fields | values)
-    if not plan.data:
-        raise UsageError("fit needs data, as in: narrows fit digits.")
-    if model is None and config is None and holds_graph(plan.data):
-        plan = replace(plan, model=OF_GRAPHS)
-    entry = find_model(plan.model)
-    entry.check(plan.fields)
-    parse_size(plan.size)
-    plan = replace(plan, model=entry.command)
-    on_ray = check_engine(plan.engine, plan.workers)
-    if strategy is not None and rank() is None and not on_ray:
-        raise UsageError(
-            "--strategy is for processes that torchrun starts, as in: torchrun --nproc-per-node 2 "
-            f"-m narrows fit digits --strategy {strategy}, or for --engine ray. Leave it out."
-        )
-    if plan.absolute().data == str(plan.place.resolve()):
-        raise UsageError(f"{plan.place} holds the data, and stays: name another --out.")
+    plan, entry, on_ray = _planned(options, values, config)
     if rank():
         _run(plan, entry, resume, rank())
         return
@@ -141,6 +123,32 @@ def resume(run: str, /) -> None:
         show("The run was complete already.")
     else:
         fit(out=run, resume=True)
+
+
+def _planned(
+    options: dict[str, Any], values: dict[str, Any], config: Path | None
+) -> tuple[Plan, Model, bool]:
+    """Return the plan of a file and of the flags, its model, and whether Ray carries it out."""
+    plan = Plan() if config is None else Plan.read(config)
+    known = {key: value for key, value in options.items() if value is not None}
+    plan = replace(plan, **known, fields=plan.fields | values)
+    if not plan.data:
+        raise UsageError("fit needs data, as in: narrows fit digits.")
+    if "model" not in known and config is None and holds_graph(plan.data):
+        plan = replace(plan, model=OF_GRAPHS)
+    entry = find_model(plan.model)
+    entry.check(plan.fields)
+    parse_size(plan.size)
+    plan = replace(plan, model=entry.command)
+    if plan.absolute().data == str(plan.place.resolve()):
+        raise UsageError(f"{plan.place} holds the data, and stays: name another --out.")
+    on_ray = check_engine(plan.engine, plan.workers)
+    if "strategy" in known and rank() is None and not on_ray:
+        raise UsageError(
+            "--strategy is for processes that torchrun starts, as in: torchrun --nproc-per-node 2 "
+            f"-m narrows fit digits --strategy {plan.strategy}, or for --engine ray. Leave it out."
+        )
+    return plan, entry, on_ray
 
 
 @contextmanager

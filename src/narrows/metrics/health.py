@@ -12,7 +12,6 @@ __all__ = [
     "Finding",
     "Usage",
     "active_units",
-    "best_epoch",
     "book_usage",
     "dead_latents",
     "dependence",
@@ -140,12 +139,6 @@ def diagnose(
     findings.sort(key=_rank)
     kl = np.zeros(0, np.float32) if unit_kl is None else unit_kl
     return Diagnosis(findings, variance, kl, int(active.sum()), usage)
-
-
-def best_epoch(history: Sequence[dict[str, float]]) -> int:
-    """Return the epoch of the lowest loss, held-out where there is one: what `patience` keeps."""
-    compared = [row for row in history if "loss" in row]
-    return int(min(compared, key=lambda row: row.get("validation_loss", row["loss"]))["epoch"])
 
 
 def _books(usage: Usage) -> Finding:
