@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 import narrows
 from narrows.data.modalities import MODALITIES
@@ -54,4 +55,16 @@ def test_a_pair_works_or_says_why_not(form, architecture, tmp_path):
     assert np.shape(back[0]) == np.shape(X[0])
     assert len(model.sample(3)) == 3
     model.save(tmp_path / "model")
-    np.testing.assert_array_equal(narrows.load(tmp_path / "model").transform(X), codes)
+    again = narrows.load(tmp_path / "model")
+    np.testing.assert_array_equal(again.transform(X), codes)
+    np.testing.assert_array_equal(again.score_samples(X), model.score_samples(X))
+    twin = narrows.VAE(**fields, epochs=1, verbose=0).fit(X)
+    np.testing.assert_array_equal(twin.transform(X), codes)
+    for i in (0, 7):  # alone, a sample is what it is among others
+        np.testing.assert_allclose(model.transform(X[i : i + 1])[0], codes[i], atol=1e-5)
+    batch = model.modality_.source(model.modality_.read(X, "test")).take(torch.arange(24))
+    (move,) = model.losses(batch)
+    loss = torch.stack([term.mean() for term in move.terms.values()]).sum()
+    parameters = [*model.net_.parameters()]
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    assert all(gradient is not None for gradient in gradients)
