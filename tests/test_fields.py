@@ -333,6 +333,28 @@ def test_a_field_of_the_run_changes_nothing(cls, field):
     assert result(cls) == result(cls, **{field: value})
 
 
+@pytest.mark.parametrize(
+    ("cls", "field", "condition"),
+    [
+        (cls, field, condition)
+        for cls in CLASSES
+        for field, condition in cls.conditions()
+        if condition.other not in cls.meaningless
+    ],
+)
+def test_a_field_that_could_not_act_is_refused(cls, field, condition):
+    other, default = condition.other, cls.defaults()[condition.other]
+    idle = next(
+        value
+        for value in (default, condition.value, CHANGES.get(other, (False,))[0])
+        if not condition.acts(value)
+    )
+    value, _ = OWN_CHANGES.get((cls.__name__, field), CHANGES.get(field, (1, {})))
+    sentence = f"'{field}' .* (has no effect with {other}|means nothing)"
+    with pytest.raises(ParameterError, match=sentence):
+        cls(**{field: value, other: idle}).check_parameters()
+
+
 @pytest.mark.parametrize("cls", CLASSES)
 def test_every_field_is_documented(cls):
     assert set(cls.field_docs()) >= set(cls.annotations())

@@ -333,7 +333,7 @@ def test_the_best_weights_come_back_under_either_rule(rule, digits):
 
 
 def test_a_rule_without_patience_is_refused(digits):
-    with pytest.raises(ParameterError, match=r"'stopping' .* has no effect without patience"):
+    with pytest.raises(ParameterError, match=r"'stopping' .* has no effect with patience=None"):
         narrows.VAE(**SMALL, stopping="lagged").fit(digits)
 
 

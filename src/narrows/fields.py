@@ -10,6 +10,7 @@ from inspect import cleandoc
 from typing import (
     Annotated,
     Any,
+    ClassVar,
     Literal,
     Self,
     Union,
@@ -35,6 +36,8 @@ __all__ = [
     "Parameters",
     "Positive",
     "UnknownParameterError",
+    "Unless",
+    "When",
     "describe_type",
 ]
 
@@ -45,6 +48,7 @@ Count = Annotated[int, Ge(1)]
 
 
 MULTILINE = re.MULTILINE | re.DOTALL
+SIGNS = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")}
 
 
 class UnknownParameterError(NarrowsError, TypeError):
@@ -69,9 +73,32 @@ class OneOf:
         return name
 
 
+@dataclass(frozen=True, eq=False)
+class When:
+    """Constraint of a field: it acts only where another one has a certain value."""
+
+    other: str
+    value: Any
+
+    def acts(self, value: Any) -> bool:
+        """Tell whether the field acts beside a value of the other."""
+        return bool(value == self.value)
+
+
+class Unless(When):
+    """Constraint of a field: it acts only where another one has not a certain value."""
+
+    def acts(self, value: Any) -> bool:
+        """Tell whether the field acts beside a value of the other."""
+        return not super().acts(value)
+
+
 @dataclass_transform(kw_only_default=True, eq_default=False)
 class Parameters(BaseEstimator):  # type: ignore[misc]
     """Base of estimators whose class annotations are their scikit-learn parameters."""
+
+    meaningless: ClassVar[dict[str, str]] = {}
+    """Inherited fields that must stay at their defaults, with the reason."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -112,12 +139,18 @@ class Parameters(BaseEstimator):  # type: ignore[misc]
                 )
 
     def check_parameters(self) -> None:
-        """Check every field against its annotation.
+        """Check every field against its annotation, and that those that were set can act.
 
         Raises:
             ParameterError: with the field, what it must be, and what it is.
         """
-        self.fields()
+        values = self.fields()
+        for name, reason in self.meaningless.items():
+            self.refuse_set([name], reason)
+        for name, condition in self.conditions():
+            value = values[condition.other]
+            if not condition.acts(value):
+                self.refuse_set([name], f"has no effect with {condition.other}={value!r}")
 
     def refuse_set(self, names: Iterable[str], reason: str) -> None:
         """Refuse fields that were set, and could not act.
@@ -142,6 +175,12 @@ class Parameters(BaseEstimator):  # type: ignore[misc]
         """Return the annotation of every field."""
         key: Any = cls
         return _annotations(key)
+
+    @classmethod
+    def conditions(cls) -> list[tuple[str, When]]:
+        """Return the fields that act only beside some values of others, with the condition."""
+        key: Any = cls
+        return _conditions(key)
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
@@ -218,8 +257,7 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 
 def _describe_bound(bound: Any) -> str:
-    signs = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")}
-    sign, attribute = signs[type(bound)]
+    sign, attribute = SIGNS[type(bound)]
     return f"{sign} {getattr(bound, attribute)}"
 
 
@@ -233,7 +271,24 @@ def _plain(value: Any) -> Any:
 @cache
 def _annotations(cls: Any) -> dict[str, Any]:
     hints = get_type_hints(cls, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclass_fields(cls)}
+    return {field.name: _split(hints[field.name])[0] for field in dataclass_fields(cls)}
+
+
+@cache
+def _conditions(cls: Any) -> list[tuple[str, When]]:
+    hints = get_type_hints(cls, include_extras=True)
+    names = [field.name for field in dataclass_fields(cls)]
+    return [(name, condition) for name in names for condition in _split(hints[name])[1]]
+
+
+def _split(annotation: Any) -> tuple[Any, list[When]]:
+    """Return what a value must be, and the conditions under which the field acts."""
+    if get_origin(annotation) is not Annotated:
+        return annotation, []
+    bounds = [bound for bound in annotation.__metadata__ if not isinstance(bound, When)]
+    conditions = [bound for bound in annotation.__metadata__ if isinstance(bound, When)]
+    kind = annotation.__origin__
+    return Annotated[kind, *bounds] if bounds else kind, conditions
 
 
 @cache

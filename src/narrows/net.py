@@ -81,6 +81,11 @@ class Net(nn.Module):
         self.decoder, self.likelihood = decoder, likelihood
         self.register_buffer("progress", torch.zeros(()), persistent=False)
 
+    @property
+    def parts(self) -> tuple[nn.Module, Latent, nn.Module, Likelihood]:
+        """Encoder, latent, decoder and likelihood, from which another net can be made."""
+        return self.encoder, self.latent, self.decoder, self.likelihood
+
     def forward(self, batch: Batch, noise: Tensor | None = None) -> Step:
         """Run one pass; `noise` fixes the latent's draw, also in evaluation."""
         h, context = self.encode(batch)

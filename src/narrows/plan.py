@@ -27,8 +27,6 @@ def begin_plan(model: "BaseAutoencoder", source: InMemory) -> None:
     Raises:
         ParameterError: there are such fields.
     """
-    if model.patience is None:
-        model.refuse_set(["stopping"], "has no effect without patience")
     if model.incomparable:
         compares = f"compares the losses of epochs, and {model.incomparable}"
         model.refuse_set(["patience"], compares)
@@ -43,8 +41,6 @@ def begin_plan(model: "BaseAutoencoder", source: InMemory) -> None:
     parts = (model.net_.encoder, model.net_.decoder)
     chains = [module for part in parts for module in part.modules() if isinstance(module, Chain)]
     several, full = model.steps_per_execution, len(source) // model.batch_size
-    if not model.compile:
-        model.refuse_set(["steps_per_execution"], "has no effect with compile=False")
     if several != "auto" and several > max(1, full):
         raise ParameterError(
             f"steps_per_execution={several} is more than the {full} "

@@ -77,8 +77,8 @@ class Recovery:
         self.training.load(*self.good)
         self.slow_down(retries, self.retries)
         warnings.warn(
-            f"{error} Training went back to the end of epoch {self.training.epoch}, and goes on "
-            "at half the learning rate.",
+            f"{error} Training went back to the state it kept last, of the end of epoch "
+            f"{self.training.epoch}, and goes on at half the learning rate.",
             stacklevel=2,
         )
 

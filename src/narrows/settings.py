@@ -5,7 +5,15 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from narrows.data.modalities import MODALITIES
-from narrows.fields import Count, Fraction, NonNegative, OneOf, Parameters, Positive
+from narrows.fields import (
+    Count,
+    Fraction,
+    NonNegative,
+    OneOf,
+    Parameters,
+    Positive,
+    Unless,
+)
 from narrows.parts.likelihoods import LIKELIHOODS
 from narrows.parts.networks import ACTIVATIONS, ARCHITECTURES
 from narrows.schedules import SCHEDULES
@@ -133,14 +141,14 @@ class Settings(Parameters):
     gradient_checkpointing: bool = False
     ema: Fraction = 0.0
     patience: Count | None = None
-    stopping: Annotated[str, OneOf(RULES)] = "best"
+    stopping: Annotated[str, OneOf(RULES), Unless("patience", None)] = "best"
     validation: Fraction = 0.1
     validation_split: Literal["random", "last"] = "random"
     warm_start: bool = False
     device: str = "auto"
     precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32"
     compile: Literal["auto"] | bool = "auto"
-    steps_per_execution: Literal["auto"] | Count = "auto"
+    steps_per_execution: Annotated[Literal["auto"] | Count, Unless("compile", False)] = "auto"
     threads: Literal["auto"] | Count = "auto"
     seed: Annotated[int, Ge(0), Lt(2**32)] | None = 0
     verbose: Annotated[int, Ge(0), Le(2)] = 1

@@ -15,7 +15,7 @@ from narrows.recovery import RETRIES
 from narrows.storage import unpack
 from narrows.training import Training
 
-BACK = r"Training went back to the end of epoch 1, and goes on at half the learning rate"
+BACK = "Training went back to the state it kept last, of the end of epoch 1, and goes on at half"
 PLAIN = {"schedule": "constant", "warmup": 0.0}
 
 

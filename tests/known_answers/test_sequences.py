@@ -438,6 +438,8 @@ def test_every_model_takes_sequences_or_says_why_not(cls, data):
         ("series", {"heads": 2}, "'heads' parameter .* architecture='transformer'"),
         ("text", {"architecture": "transformer", "hidden": (8, 6)}, "must be alike"),
         ("text", {"architecture": "transformer", "heads": 3}, "'heads'\n?.*must divide"),
+        ("text", {"architecture": "gru", "hidden": ()}, r"gru.*hidden=\(\) leaves none"),
+        ("series", {"architecture": "transformer", "hidden": ()}, r"hidden=\(\)"),
         ("series", {"likelihood": "poisson", "feedback": True}, "no whole numbers"),
     ],
 )

@@ -335,7 +335,7 @@ def test_cells_that_are_missing_are_not_explained(wine):
     [
         ({"hidden": ()}, r"needs two layers or more; hidden=\(\) leaves one"),
         ({"corruption": "masking", "pretraining": 0.0}, r"'corruption'.*pretraining=0"),
-        ({"noise": 0.1}, r"'noise'.*without a corruption"),
+        ({"noise": 0.1}, r"'noise'.*no effect with corruption=None"),
         ({"architecture": "linear"}, r"'architecture' parameter"),
         ({"pretraining": 1.0}, r"'pretraining' parameter"),
     ],

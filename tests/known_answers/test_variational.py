@@ -240,10 +240,10 @@ def test_an_error_that_the_price_of_the_code_raises_is_no_overfitting():
     [
         ("VAE", {"kl_warmup": 0.2}, "'kl_warmup' parameter of VAE has no effect with kl_sch"),
         ("VAE", {"kl_cycles": 2, "kl_schedule": "linear"}, "'kl_cycles'.*kl_schedule='linear'"),
-        ("VAE", {"capacity": 5.0, "free_bits": 0.1}, "'free_bits'.*beside capacity"),
-        ("VAE", {"distortion": 0.1, "beta": 2.0}, "'beta'.*beside distortion"),
+        ("VAE", {"capacity": 5.0, "free_bits": 0.1}, "'free_bits'.*no effect with capacity"),
+        ("VAE", {"distortion": 0.1, "beta": 2.0}, "'beta'.*no effect with distortion"),
         ("VAE", {"distortion": 0.1, "kl_schedule": "linear"}, "'kl_schedule'.*distortion"),
-        ("VAE", {"distortion": 0.1, "capacity": 2.0}, "'capacity'.*beside distortion"),
+        ("VAE", {"distortion": 0.1, "capacity": 2.0}, "'capacity'.*no effect with distortion"),
         ("VAE", {"distortion": 0.1, "patience": 3}, "'patience'.*compares the losses"),
         ("VAE", {"distortion": 0.1, "schedule": "plateau"}, "'schedule'.*compares the losses"),
         (

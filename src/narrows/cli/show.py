@@ -31,7 +31,7 @@ def models(
 ) -> None:
     """List the models, or tell all about one."""
     if name is None:
-        _table(("model", "class", ""), [(m.command, m.name, m.summary) for m in MODELS])
+        _table(("model", ""), [(m.command, f"{m.name}: {m.summary}") for m in MODELS])
         return
     model = find_model(name)
     show("\n".join((f"{model.name}: {model.summary}", *model.references)))

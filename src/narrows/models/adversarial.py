@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from narrows.base import BaseAutoencoder
 from narrows.data.modalities import Modality
 from narrows.data.sources import Batch
 from narrows.errors import ParameterError
-from narrows.fields import Count, NonNegative, Positive
+from narrows.fields import Count, NonNegative, Positive, When
 from narrows.net import Move, Net, Player, Running, Step, Terms
 from narrows.parts.critics import (
     Critic,
@@ -202,12 +202,10 @@ class AdversarialAutoencoder(_Matching):
     """
 
     prior: Literal["normal", "mixture", "uniform"] = "normal"
-    components: Count = 10
+    components: Annotated[Count, When("prior", "mixture")] = 10
 
     def latent(self) -> Matched:
         """Return a point code with the prior."""
-        if self.prior != "mixture":
-            self.refuse_set(["components"], f"has no effect with prior='{self.prior}'")
         return Matched(self.latent_dim, self.prior, self.components)
 
     def build(self, modality: Modality) -> Net:

@@ -71,17 +71,8 @@ class IWAE(BaseAutoencoder):
                 "gradient='doubly_reparametrised' is that of the importance-weighted bound alone "
                 f"and needs elbo_weight=0. Got elbo_weight={self.elbo_weight} instead."
             )
-        net = super().build(modality)
-        return ImportanceNet(
-            net.encoder,
-            net.latent,
-            net.decoder,
-            net.likelihood,
-            particles=self.particles,
-            repeats=self.repeats,
-            elbo_weight=self.elbo_weight,
-            doubly=doubly,
-        )
+        parts = super().build(modality).parts
+        return ImportanceNet(*parts, self.particles, self.repeats, self.elbo_weight, doubly)
 
     def objective(self, step: Step) -> Terms:
         """Split the bound into the ELBO's terms and what it gains on them."""
@@ -113,7 +104,6 @@ class ImportanceNet(Net):
         latent: Latent,
         decoder: nn.Module,
         likelihood: Likelihood,
-        *,
         particles: int,
         repeats: int = 1,
         elbo_weight: float = 0.0,

@@ -9,7 +9,7 @@ from narrows.data.corruption import CORRUPTIONS, corrupted
 from narrows.data.modalities import Modality
 from narrows.data.sources import Batch
 from narrows.errors import ParameterError, nearest
-from narrows.fields import NonNegative, OneOf
+from narrows.fields import NonNegative, OneOf, Unless
 from narrows.net import Move, Net, Step, Terms
 from narrows.parts.latents import LATENTS, Latent
 from narrows.parts.penalties import PENALTIES, refuse_mixing
@@ -52,7 +52,7 @@ class ComposedAutoencoder(BaseAutoencoder):
     charges: dict[str, NonNegative] | None = None
     penalties: dict[str, NonNegative] | None = None
     corruption: Annotated[str, OneOf(CORRUPTIONS)] | None = None
-    noise: NonNegative = 0.3
+    noise: Annotated[NonNegative, Unless("corruption", None)] = 0.3
 
     def latent(self) -> Latent:
         """Return the named latent."""

@@ -186,7 +186,7 @@ class LabelNet(Net):
     log_shares: Tensor
 
     def __init__(self, net: Net, classifier: nn.Module, labels: Labels) -> None:
-        super().__init__(net.encoder, net.latent, net.decoder, net.likelihood)
+        super().__init__(*net.parts)
         for name, child in net.named_children():  # what else there may be, in its order
             self.add_module(name, child)
         self.classifier, self.labelled = classifier, labels.labelled

@@ -48,16 +48,15 @@ class BetaTCVAE(VAE):
     ['dimension_kl', 'epoch', 'learning_rate', 'loss']
     """
 
+    meaningless = dict.fromkeys(
+        ("capacity", "free_bits", "distortion"),
+        "means nothing where the parts of the KL have their own weights",
+    )
+
     alpha: NonNegative = 1.0
     beta: NonNegative = 6.0
     gamma: NonNegative = 1.0
     sampling: Literal["stratified", "weighted"] = "stratified"
-
-    def build(self, modality: Modality) -> Net:
-        """Refuse other prices of the whole KL."""
-        names = ["capacity", "free_bits", "distortion"]
-        self.refuse_set(names, "means nothing where the parts of the KL have their own weights")
-        return super().build(modality)
 
     def prepare(self, source: InMemory) -> None:
         """Note the size of the data set."""
@@ -143,13 +142,14 @@ class InfoVAE(VAE):
     (3, 4)
     """
 
+    meaningless = {"beta": "means nothing beside alpha, which weighs the KL"}  # noqa: RUF012
+
     alpha: Annotated[float, Le(1)] = 0.5
     lam: NonNegative = 20.0
     kernel: Annotated[str, OneOf(KERNELS)] = "imq"
 
     def build(self, modality: Modality) -> Net:
-        """Refuse a second weight of the KL, and a negative one of the divergence."""
-        self.refuse_set(["beta"], f"means nothing beside alpha={self.alpha}, which weighs the KL")
+        """Refuse a negative weight of the divergence, and prices of a KL that costs nothing."""
         if self.alpha + self.lam < 1:
             raise ParameterError(
                 f"lam must be at least 1 - alpha = {1 - self.alpha:g}, or the divergence would be "

@@ -58,7 +58,7 @@ class _GraphNet(Net):
     paid = ("kl", "features")
 
     def __init__(self, net: Net, density: float, feature_weight: float) -> None:
-        super().__init__(net.encoder, net.latent, net.decoder, net.likelihood)
+        super().__init__(*net.parts)
         self.log_odds = log(density) - log(1 - density)
         self.feature_weight = feature_weight
 

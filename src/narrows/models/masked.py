@@ -139,7 +139,7 @@ class MaskedAutoencoder(BaseAutoencoder):
     def build(self, modality: Modality) -> Net:
         """Return a net of two Transformers."""
         net = assemble(self, modality, {**ARCHITECTURES, "transformer": transformer})
-        return _Masked(net.encoder, net.latent, net.decoder, net.likelihood)
+        return _Masked(*net.parts)
 
     @property
     def inverse_transform(self) -> Any:

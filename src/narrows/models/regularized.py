@@ -8,7 +8,7 @@ from torch import randn_like
 from narrows.base import BaseAutoencoder
 from narrows.data.modalities import Modality
 from narrows.errors import ParameterError
-from narrows.fields import NonNegative, OneOf
+from narrows.fields import NonNegative, OneOf, Unless
 from narrows.models.plain import Autoencoder
 from narrows.net import Net, Running, Step, Terms
 from narrows.parts.divergences import KERNELS, mmd
@@ -151,7 +151,7 @@ class RegularizedAutoencoder(Autoencoder):
 
     regularizer: Literal["l2", "gradient_penalty", "spectral_norm"] = "l2"
     code_penalty: NonNegative = 0.01
-    decoder_penalty: NonNegative = 0.1
+    decoder_penalty: Annotated[NonNegative, Unless("regularizer", "spectral_norm")] = 0.1
     weight_decay: NonNegative = 0.0
 
     def build(self, modality: Modality) -> Net:
@@ -165,7 +165,6 @@ class RegularizedAutoencoder(Autoencoder):
         if self.regularizer == "gradient_penalty":
             refuse_mixing(self, net)
         if self.regularizer == "spectral_norm":
-            self.refuse_set(["decoder_penalty"], "has no effect with regularizer='spectral_norm'")
             net.spectral = _SpectralNorms(bound_layers(net.decoder))
         return net
 

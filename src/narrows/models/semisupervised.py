@@ -139,7 +139,7 @@ class Unconditioned(Net):
     """A net that reconstructs without the conditions of its samples."""
 
     def __init__(self, net: Net) -> None:
-        super().__init__(net.encoder, net.latent, net.decoder, net.likelihood)
+        super().__init__(*net.parts)
 
     def condition(self, batch: Batch) -> None:
         """Return None: codes are decoded as they are."""

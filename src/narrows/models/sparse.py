@@ -1,12 +1,12 @@
 """Sparse dictionaries: a code of many units, few of them active."""
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from narrows.base import BaseAutoencoder
 from narrows.data.modalities import Modality
 from narrows.data.sources import Batch
-from narrows.fields import Count, NonNegative
+from narrows.fields import Count, NonNegative, When
 from narrows.metrics.health import Diagnosis, dead_latents
 from narrows.net import Net, Step, Terms
 from narrows.parts.sparse import SELECTIONS, Sparse, revival, unit_atoms
@@ -66,7 +66,7 @@ class TopKAutoencoder(BaseAutoencoder):
     weight_decay: NonNegative = 0.0
     k: Count | None = None
     selection: Literal["topk", "batch_topk", "jumprelu"] = "topk"
-    sparsity: NonNegative = 100.0
+    sparsity: Annotated[NonNegative, When("selection", "jumprelu")] = 100.0
     revival: NonNegative = 1.0
     dead_after: Count = 5000
 
@@ -76,12 +76,9 @@ class TopKAutoencoder(BaseAutoencoder):
 
     def build(self, modality: Modality) -> Net:
         """Return a net with unit atoms, and an encoder that starts at their transpose."""
-        if self.selection != "jumprelu":
-            reason = f"has no effect with selection='{self.selection}', which keeps k units for "
-            self.refuse_set(["sparsity"], reason + "nothing")
         net = super().build(modality)
         unit_atoms(net.encoder, net.decoder)
-        return _Dictionary(net.encoder, net.latent, net.decoder, net.likelihood)
+        return _Dictionary(*net.parts)
 
     def objective(self, step: Step) -> Terms:
         """Weigh the price of activity, and add what revives dead units."""

@@ -12,7 +12,7 @@ from narrows.data.corruption import CORRUPTIONS
 from narrows.data.modalities import Modality
 from narrows.data.sources import Batch
 from narrows.errors import ParameterError
-from narrows.fields import Fraction, NonNegative, OneOf
+from narrows.fields import Fraction, NonNegative, OneOf, Unless
 from narrows.metrics.health import Diagnosis, Finding
 from narrows.models.plain import Autoencoder
 from narrows.net import Move, Net, Player, Stage, Step, Terms
@@ -21,6 +21,8 @@ from narrows.parts.likelihoods import Gaussian
 from narrows.parts.stacked import pairs
 
 __all__ = ["StackedAutoencoder"]
+
+Corruption = Annotated[str, OneOf(CORRUPTIONS)]
 
 
 class _Pair(Net):
@@ -87,21 +89,17 @@ class StackedAutoencoder(Autoencoder):
     """
 
     calculates = True
+    meaningless = {  # noqa: RUF012
+        "linear_path": "starts a whole net at its best linear code, which layers learn one by one"
+    }
 
     architecture: Literal["auto", "mlp", "conv"] = "auto"
     pretraining: Fraction = 0.5
-    corruption: Annotated[str, OneOf(CORRUPTIONS)] | None = None
-    noise: NonNegative = 0.3
+    corruption: Annotated[Corruption | None, Unless("pretraining", 0)] = None
+    noise: Annotated[NonNegative, Unless("corruption", None)] = 0.3
 
     def build(self, modality: Modality) -> Net:
-        """Refuse a net of one layer, and what could not act."""
-        if self.corruption is None:
-            self.refuse_set(["noise"], "has no effect without a corruption")
-        if not self.pretraining:
-            reason = "is of the input of layers that learn alone, and pretraining=0 leaves none"
-            self.refuse_set(["corruption"], reason)
-        reason = "starts a whole net at its best linear code, which layers learn here one by one"
-        self.refuse_set(["linear_path"], reason)
+        """Refuse a net of one layer."""
         net = super().build(modality)
         if len(pairs(net.encoder, net.decoder)) == 1:
             raise ParameterError(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from narrows.base import BaseAutoencoder
 from narrows.data.modalities import Modality
-from narrows.fields import Count, NonNegative, OneOf, Positive
+from narrows.fields import Count, NonNegative, OneOf, Positive, Unless, When
 from narrows.net import Net, Running, Step, Terms
 from narrows.parts.divergences import floored_kl
 from narrows.parts.latents import Gaussian
@@ -66,12 +66,12 @@ class VAE(BaseAutoencoder):
     (3, 4)
     """
 
-    beta: NonNegative = 1.0
-    kl_schedule: Annotated[str, OneOf(COURSES)] = "constant"
-    kl_warmup: Annotated[float, Gt(0), Le(1)] = 0.5
-    kl_cycles: Count = 4
-    capacity: NonNegative | None = None
-    free_bits: NonNegative = 0.0
+    beta: Annotated[NonNegative, When("distortion", None)] = 1.0
+    kl_schedule: Annotated[str, OneOf(COURSES), When("distortion", None)] = "constant"
+    kl_warmup: Annotated[float, Gt(0), Le(1), Unless("kl_schedule", "constant")] = 0.5
+    kl_cycles: Annotated[Count, When("kl_schedule", "cyclic")] = 4
+    capacity: Annotated[NonNegative | None, When("distortion", None)] = None
+    free_bits: Annotated[NonNegative, When("capacity", None)] = 0.0
     distortion: Positive | None = None
 
     def latent(self) -> Gaussian:
@@ -80,11 +80,12 @@ class VAE(BaseAutoencoder):
 
     def build(self, modality: Modality) -> Net:
         """Return a net that follows its constraint, where there is one."""
-        self._refuse_idle()
         net = super().build(modality)
         if self.free_bits and type(net.latent) is not Gaussian:
             self.refuse_set(["free_bits"], "needs the KL of each unit to N(0, I) in closed form")
         if self.distortion is not None:
+            if self.scale == "learned":
+                self.refuse_set(["scale"], "learns from the nll, whose place distortion takes")
             net.multiplier = Multiplier(self.distortion, net.likelihood)
         return net
 
@@ -122,20 +123,6 @@ class VAE(BaseAutoencoder):
         if self.kl_schedule == "constant" or self.validation:
             return ""
         return f"with kl_schedule='{self.kl_schedule}' only those of held-out samples compare"
-
-    def _refuse_idle(self) -> None:
-        """Refuse fields that mean nothing beside each other."""
-        if self.kl_schedule != "cyclic":
-            self.refuse_set(["kl_cycles"], f"has no effect with kl_schedule='{self.kl_schedule}'")
-        if self.kl_schedule == "constant":
-            self.refuse_set(["kl_warmup"], "has no effect with kl_schedule='constant'")
-        if self.capacity is not None:
-            self.refuse_set(["free_bits"], "means nothing beside capacity, which fixes the KL")
-        if self.distortion is not None:
-            names = ["beta", "kl_schedule", "capacity"]
-            self.refuse_set(names, "means nothing beside distortion, which decides the KL")
-            if self.scale == "learned":
-                self.refuse_set(["scale"], "learns from the nll, whose place distortion takes")
 
 
 class Multiplier(Running):

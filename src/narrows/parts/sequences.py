@@ -257,7 +257,12 @@ def recurrent(
 
     Gated recurrent units are Cho et al.'s, 2014.
     """
-    hidden = hidden or (128,)
+    hidden = (128,) if hidden is None else hidden
+    if not hidden:
+        raise ParameterError(
+            f"architecture='{kind.__name__.lower()}' has a layer for each entry of 'hidden', and "
+            "hidden=() leaves none. Give it a size or more."
+        )
     steps, fed, inputs = read_steps(sizes, kind.__name__.lower(), feedback)
     core = Reader(kind, steps.width, hidden, dropout, bidirectional)
     writer = Writer(kind, inputs, prod(sizes.z), hidden[::-1], dropout)
@@ -286,8 +291,8 @@ def transformer(
     teacher_forcing: float = 1.0,
 ) -> tuple[nn.Module, nn.Module]:
     """Build Transformers of a block for each entry of `hidden`, which are all of one width."""
-    hidden = hidden or (64, 64)
-    if len(set(hidden)) > 1 or hidden[0] % heads:
+    hidden = (64, 64) if hidden is None else hidden
+    if len(set(hidden)) != 1 or hidden[0] % heads:
         raise ParameterError(
             f"With architecture='transformer' the sizes in 'hidden' must be alike, and 'heads' "
             f"must divide them. Got hidden={tuple(hidden)} and heads={heads}."
