@@ -693,12 +693,12 @@ def test_a_plan_survives_toml(tmp_path):
 def test_a_recording_goes_in_and_comes_out_with_its_stamps():
     steps = np.arange(300)
     stamps = np.datetime64("2026-01-01", "us") + steps * np.timedelta64(1, "m")
-    table = pa.table({"time": stamps, "a": np.sin(steps / 5), "b": steps % 7, "bad": steps % 2})
+    table = pa.table({"time": stamps, "a": np.sin(steps / 5), "b": steps % 7, "bad": steps > 200})
     pq.write_table(table, "sensors.parquet")
     words = "fit sensors.parquet --modality series --window 32 --stride 8 --labels bad --epochs 2"
     assert call(*words.split(), "--out", "run") == 0
     told = json.loads(Path("run/metrics.json").read_text())
-    assert told["data"] == "sensors: 35 series of 32 × 2"
+    assert told["data"] == "sensors: 35 series of 32 × 2, 2 classes"
     assert told["train"] + told["test"] < 35  # windows between the two parts are left out
     assert call("reconstruct", "run", "sensors.parquet", "--out", "made.parquet") == 0
     made = pq.read_table("made.parquet")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import narrows
 from narrows import VAE, Autoencoder
 from narrows.data.modalities import Modality, Series, modality_of
-from narrows.data.windows import cut, hold_out, join, overlapping, starts
+from narrows.data.windows import cut, hold_out, join, labels, overlapping, starts
 from narrows.errors import DataError, ParameterError
 
 QUICK = {"modality": "series", "latent_dim": 2, "hidden": (16,), "epochs": 3, "verbose": 0}
@@ -130,6 +130,14 @@ def test_of_many_recordings_whole_ones_are_held_out():
     assert len(set(spans[held, 0])) == 2
     assert not set(spans[held, 0]) & set(spans[train, 0])
     assert len(train) + len(held) == len(spans)
+
+
+def test_a_window_is_labelled_as_most_of_its_steps_or_as_its_recording():
+    kinds = np.array(["rest", "rest", "walk", "walk", "walk", "rest", "rest"])
+    assert labels(kinds, cut([7], 3, 2)).tolist() == ["rest", "walk", "rest"]
+    assert labels(np.array([4, 9]), cut([7, 3], 3, 3)).tolist() == [4, 4, 4, 9]
+    assert labels(kinds[:5], cut([7], 3, 2)) is None
+    assert labels(np.arange(10), cut([7, 3], 3, 3)) is None
 
 
 def test_windows_that_are_all_too_near_to_the_held_out_ones_are_refused():

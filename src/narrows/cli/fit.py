@@ -301,9 +301,10 @@ def _evaluate(model: "BaseAutoencoder", X: Any, weight: Any = None) -> "Evaluati
 def _as_samples(model: "BaseAutoencoder", dataset: "Dataset") -> "Dataset":
     """Return the data with one sample an entry: long series and texts as their windows."""
     from narrows.data.modalities import Sequence
+    from narrows.data.windows import labels
 
     if not isinstance(model.modality_, Sequence):
         return dataset
     X, y = model.modality_.samples(dataset.X, type(model).__name__), dataset.y
-    y = y if y is not None and len(y) == len(X) else None
+    y = y if y is None else labels(y, model.modality_.spans(dataset.X))
     return replace(dataset, X=X, y=y, modality=model.modality_.name)

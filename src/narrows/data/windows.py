@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from narrows.data.splits import Rows, split
 from narrows.errors import DataError
 
-__all__ = ["cut", "hold_out", "join", "overlapping", "starts"]
+__all__ = ["cut", "hold_out", "join", "labels", "overlapping", "starts"]
 
 Spans = NDArray[np.int64]
 """``(n, 3)``: the recording that each piece is of, its first step, and the one after its last."""
@@ -52,6 +52,20 @@ def join(pieces: NDArray[Any], spans: Spans, lengths: Sequence[int]) -> list[NDA
         (total / count.reshape(-1, *[1] * len(shape))).astype(np.float32)
         for total, count in zip(totals, counts, strict=True)
     ]
+
+
+def labels(y: NDArray[Any], spans: Spans) -> NDArray[Any] | None:
+    """Return a label for each piece: its recording's, or what most steps of the one recording say.
+
+    None where y has neither one for each recording nor, of a single one, one for each step.
+    """
+    if len(y) == spans[-1, 0] + 1:
+        return y[spans[:, 0]]
+    if spans[-1, 0] or len(y) != spans[:, 2].max():
+        return None
+    kinds, steps = np.unique(y, return_inverse=True)
+    most = [np.bincount(steps[start:stop]).argmax() for _, start, stop in spans.tolist()]
+    return kinds[most]
 
 
 def overlapping(spans: Spans, rows: Rows, gap: int = 0) -> NDArray[np.bool_]:

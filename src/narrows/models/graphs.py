@@ -358,11 +358,9 @@ class VariationalGraphAutoencoder(_GraphModel, VAE):
     (7, 7)
     """
 
-    def build(self, modality: Modality) -> Net:
-        """Refuse what needs the error of a sample."""
-        self.refuse_set(["distortion"], "bounds the error of samples, and links have none")
-        self._refuse_idle()
-        return super().build(modality)
+    meaningless = {  # noqa: RUF012
+        "distortion": "bounds the error of samples, and links have none"
+    }
 
     def objective(self, step: Step) -> Terms:
         """Add what the features cost."""
