@@ -17,8 +17,12 @@ demo: .venv/core ## train a VAE on real handwritten digits and write its report
 
 # One thread a worker: pytest-xdist already uses every core.
 .PHONY: test
-test: .venv/dev ## run the tests, less the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -m "not slow"
+test: .venv/dev ## run the tests, less the wide and the slow ones
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -m "not wide and not slow"
+
+.PHONY: wide
+wide: .venv/dev ## run the rest of the grids, model by model and field by field, and long proofs
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -m "wide and not slow"
 
 .PHONY: slow
 slow: .venv/dev ## run the slow tests: many processes, a browser, injected faults

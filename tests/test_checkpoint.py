@@ -114,9 +114,16 @@ RUNS += [(cls, variant) for cls in (narrows.Autoencoder, narrows.VAE) for varian
 RUNS += [(narrows.AdversarialAutoencoder, "averaged")]
 for linear in (narrows.LinearAutoencoder, narrows.TopKAutoencoder):
     RUNS.remove((linear, "noisy"))  # it has no hidden layers
+FIRST = dict(RUNS) | {cls: variant for cls, variant in RUNS if variant == "noisy"}
 
 
-@pytest.mark.parametrize(("cls", "variant"), dict.fromkeys(RUNS))
+@pytest.mark.parametrize(
+    ("cls", "variant"),
+    [
+        pytest.param(*run, marks=() if run in FIRST.items() else pytest.mark.wide)
+        for run in dict.fromkeys(RUNS)
+    ],
+)
 def test_resumed_is_never_stopped(cls, variant, tmp_path, stop_after, monkeypatch):
     options = options_of(cls, variant)
     data = X.reshape(-1, 8, 8) if variant == "images" else X

@@ -74,6 +74,7 @@ def assert_close(one, two):
 # -- the same training ------------------------------------------------------------------------
 
 
+@pytest.mark.wide
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize(
     ("name", "options"),
@@ -107,6 +108,7 @@ def test_a_graph_of_several_steps_is_the_eager_run_to_rounding(data, calls):
     assert_close(graph, eager)
 
 
+@pytest.mark.wide
 @pytest.mark.usefixtures("traced")
 def test_every_stage_has_a_graph_of_its_own(data, calls):
     options = {"hidden": (8,), "epochs": 4}
@@ -308,6 +310,7 @@ def assert_resumes(cls, data, folder, monkeypatch, **options):
     assert_equal(whole, model.fit(*data, checkpoint=folder, resume=True))
 
 
+@pytest.mark.wide
 @pytest.mark.usefixtures("traced")
 def test_a_traced_run_resumes_bit_for_bit(data, tmp_path, monkeypatch, calls):
     assert_resumes(narrows.VAE, data, tmp_path, monkeypatch, epochs=4)
@@ -322,6 +325,7 @@ class _Ending(Callback):
             raise _Stop
 
 
+@pytest.mark.wide
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("together", [1, 2])
 def test_a_traced_run_resumes_within_an_epoch_bit_for_bit(together, data, tmp_path, calls):

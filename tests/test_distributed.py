@@ -18,6 +18,7 @@ from narrows.errors import NarrowsError, ParameterError
 from narrows.optimizer import AdamW
 from narrows.training import Training
 
+pytestmark = pytest.mark.wide
 COMMAND = "fit iris --model vae --architecture linear --latent-dim 2 --epochs 2 --verbose 2"
 SHORT = {"epochs": 4, "architecture": "linear", "verbose": 0}
 ROWS = 23  # 21 to train on in batches of 9, 9 and 3, which two processes share unevenly

@@ -100,6 +100,7 @@ def test_the_page_on_lasting_runs_runs(tmp_path, monkeypatch):
     assert (tmp_path / "state" / "epoch-000010").is_dir()
 
 
+@pytest.mark.wide
 def test_the_page_on_many_models_runs():
     names: dict = {}
     for block in blocks("docs/together.md"):
@@ -108,6 +109,7 @@ def test_the_page_on_many_models_runs():
     assert len(names["models"]) == 12
 
 
+@pytest.mark.wide
 def test_the_example_of_a_sweep_runs():
     command = [sys.executable, ROOT / "examples" / "sweep.py", "--epochs", "2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -115,6 +117,7 @@ def test_the_example_of_a_sweep_runs():
     assert done.stdout.count("±") == 6
 
 
+@pytest.mark.wide
 def test_the_example_of_a_graph_runs(tmp_path):
     command = [sys.executable, ROOT / "examples" / "graph.py", "--out", tmp_path / "model"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -123,6 +126,7 @@ def test_the_example_of_a_graph_runs(tmp_path):
     assert (tmp_path / "model" / "config.json").exists()
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("example", ["deep_autoencoder", "shallow_autoencoder"])
 def test_the_examples_run(example, tmp_path):
     figure = tmp_path / "figure.png"
@@ -134,6 +138,7 @@ def test_the_examples_run(example, tmp_path):
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.wide
 def test_the_example_of_strings_runs():
     command = [sys.executable, ROOT / "examples" / "number_words.py", "--epochs", "2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

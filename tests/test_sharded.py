@@ -18,6 +18,7 @@ from narrows.cli.plan import Plan
 from narrows.errors import FileError, ModelFileError
 from narrows.storage import load_model
 
+pytestmark = pytest.mark.wide
 X = load_iris().data
 SHORT = {"epochs": 4, "hidden": (16,), "ema": 0.9, "patience": 9, "dropout": 0.1, "verbose": 0}
 COMMAND = "fit iris --model vae --latent-dim 2 --epochs 1 --verbose 0 --strategy fsdp"

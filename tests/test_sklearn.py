@@ -49,8 +49,18 @@ def test_battery(estimator, check):
     check(estimator)
 
 
+ALWAYS = (narrows.Autoencoder, narrows.ConditionalVAE, narrows.MaskedAutoencoder, narrows.VAE)
+
+
 @pytest.mark.filterwarnings("ignore:X does not have valid feature names")  # the checks ask for it
-@pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda model: type(model).__name__)
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        pytest.param(model, marks=() if type(model) in ALWAYS else pytest.mark.wide)
+        for model in ESTIMATORS
+    ],
+    ids=lambda model: type(model).__name__,
+)
 @pytest.mark.parametrize("check", BY_NAME, ids=lambda check: check.__name__)
 def test_by_name(check, estimator):
     check(type(estimator).__name__, clone(estimator))

@@ -233,6 +233,7 @@ def test_a_stage_begins_with_the_averages_of_the_one_before(digits):
 # -- precision ----------------------------------------------------------------------------------
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", ["VAE", "AdversarialAutoencoder", "VQVAE"])
 def test_float16_trains(name, digits):
     """But for the steps that the scale skips on its way down, it is the training of float32."""

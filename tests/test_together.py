@@ -93,6 +93,7 @@ CASES = {
 }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("name", "variants", "options"), CASES.values(), ids=CASES)
 def test_each_model_learns_what_it_learns_alone(name, variants, options, wine, steps):
     together, alone = both(getattr(narrows, name), variants, wine[:170], **options)

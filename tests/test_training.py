@@ -402,11 +402,20 @@ def test_running_state_changes_once_for_each_step_and_not_in_evaluation(digits):
 # -- where it runs ----------------------------------------------------------------------------
 
 
+ALWAYS = ("AdversarialAutoencoder", "Autoencoder", "GraphAutoencoder", "VAE", "VQVAE")
+
+
 @pytest.mark.parametrize(
-    "cls", [cls for cls in narrows.MODELS.values() if cls.__module__.startswith("narrows.")]
+    "cls",
+    [
+        pytest.param(cls, marks=() if name in ALWAYS else pytest.mark.wide)
+        for name, cls in narrows.MODELS.items()
+        if cls.__module__.startswith("narrows.")
+    ],
 )
 def test_bfloat16_trains(cls, digits, linked_digits):
-    options = {"latent_dim": 3, "epochs": 6, "learning_rate": 0.01, "batch_size": 32}
+    options = {"latent_dim": 3, "epochs": 6, "learning_rate": 0.01, "batch_size": 16}
+    digits = digits[:96]
     y = np.arange(len(digits)) % 3
     rows = cls().__sklearn_tags__().input_tags.two_d_array
     X = digits if rows else linked_digits

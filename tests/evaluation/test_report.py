@@ -200,7 +200,11 @@ OF_ROWS = [
 @pytest.mark.parametrize(
     ("dataset", "name"),
     [(ROWS, name) for name in sorted(OF_ROWS)]
-    + [(FEW, name) for name in sorted(OF_ROWS) if not name.startswith("Sequence")],
+    + [
+        pytest.param(FEW, name, marks=pytest.mark.wide)
+        for name in sorted(OF_ROWS)
+        if not name.startswith("Sequence")
+    ],
 )
 def test_every_model(dataset, name):
     page = report(narrows.MODELS[name](latent_dim=3), dataset)

@@ -156,6 +156,7 @@ def play(script, *words):
     return json.loads(done.stdout)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("place", ["new", "again"])
 def test_death_at_any_call_of_a_save(place, tmp_path):
     """The next start finds a sound checkpoint, leaves no scraps, and ends as if nothing was."""
@@ -170,6 +171,7 @@ def check_kills(count, folder):
     assert len(set(at)) == count  # each of them came further
 
 
+@pytest.mark.wide
 def test_a_few_kills_change_nothing(tmp_path):
     check_kills(4, tmp_path)
 

@@ -350,6 +350,7 @@ def plain_codes():
     return torch.from_numpy(model.transform(X[1400:]))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("prior", ["normal", "mixture", "uniform"])
 def test_held_out_codes_are_distributed_like_the_prior(prior):
     X = load_digits().data
@@ -378,6 +379,7 @@ def few_labels():
     return narrows.SemiSupervisedAdversarialAutoencoder(epochs=40, seed=0).fit(X, few), X, few, y
 
 
+@pytest.mark.wide
 def test_known_labels_have_their_gaussians_and_the_unknown_follow(few_labels):
     model, X, few, y = few_labels
     known = few >= 0
@@ -541,6 +543,7 @@ def test_a_critic_takes_samples_of_any_size(shape):
     assert convolves == (len(shape) == 3)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("cls", "sets", "error", "spread"), GAMES)
 def test_the_game_is_stable_for_five_of_five_seeds(cls, sets, error, spread):
     """The variance is explained in part, no player has won, and no unit of the code collapsed."""

@@ -228,6 +228,7 @@ def test_indices_decode_to_the_reconstruction(name, data):
     np.testing.assert_allclose(codes, unpacked, atol=1e-5)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", ALL)
 def test_training_beats_the_untrained_net(name):
     options = {"latent_dim": 16, "learning_rate": 5e-3, "verbose": 0}

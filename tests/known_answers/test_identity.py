@@ -67,6 +67,7 @@ def regularised(shape, name):
     return error(cls, **SHAPE[shape] | fields)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("shape", "name"), CASES)
 def test_a_regulariser_prevents_it_and_still_lets_it_learn(shape, name):
     assert 0.04 < regularised(shape, name) < 0.8

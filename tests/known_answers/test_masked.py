@@ -183,6 +183,7 @@ def test_evaluation_sees_every_token_and_the_code_is_their_mean(form):
         assert torch.equal(net.code(Batch(other, other))[1:], code[1:])
 
 
+@pytest.mark.wide
 def test_hidden_cells_are_told_from_the_others_they_depend_on():
     """Columns in pairs: what is hidden is the visible twin; one in five hides beside its twin."""
     rng = np.random.default_rng(0)

@@ -131,6 +131,7 @@ def test_the_density_of_a_prior_flow_integrates_to_one_and_is_that_of_its_sample
     assert (mean.abs() > 10 * error).any()
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("posterior", ["planar", "iaf"])
 def test_the_density_of_a_flow_posterior_is_that_of_its_draws(posterior):
     """Then E_q[f(z) / q(z | x)] = 1 for any density f; this one lies well inside."""
@@ -274,6 +275,7 @@ def two_clusters(n, seed):
     return (line[:, None] * np.ones(7) + 0.5 * rng.standard_normal((n, 7))).astype(np.float32)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", ["VampPriorVAE", "FlowVAE"])
 def test_a_richer_prior_fits_clustered_codes_better_than_a_normal(name):
     torch.set_default_dtype(torch.float32)
@@ -284,6 +286,7 @@ def test_a_richer_prior_fits_clustered_codes_better_than_a_normal(name):
     assert richer > plain + 0.8
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", RICHER)
 def test_the_score_is_below_the_estimate_of_log_p(name, wine):
     torch.set_default_dtype(torch.float32)

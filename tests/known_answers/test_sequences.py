@@ -287,6 +287,7 @@ def clone(model, **changes):
 # -- what is learned ---------------------------------------------------------------------------
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     "options",
     [
@@ -312,6 +313,7 @@ def test_a_small_corpus_is_written_again_exactly(options):
         assert model.inverse_transform(model.transform(WORDS)) == WORDS
 
 
+@pytest.mark.wide
 def test_free_bits_keep_the_code_that_collapses_without():
     letters = RNG.choice(list("abcd"), (300, 6))
     texts = ["".join(row) for row in letters]

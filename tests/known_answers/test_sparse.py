@@ -58,6 +58,7 @@ def test_a_batch_shares_its_units_in_training_and_a_threshold_afterwards():
     assert float(latent.threshold) > float(h.flatten().sort().values[-1000])
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("selection", ["batch_topk", "jumprelu"])
 def test_others_keep_k_units_on_average(selection):
     X = sparse_data(1500)[0]
@@ -118,6 +119,7 @@ def atoms_of(model):
         return (atoms(codes) - atoms.bias).numpy()
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("selection", SELECTIONS)
 def test_a_known_dictionary_is_recovered(selection):
     X, known = sparse_data(2000)
@@ -213,6 +215,7 @@ def _dead_part(net, step):
     return (net.decoder(code) - net.decoder(torch.zeros_like(code))).detach()
 
 
+@pytest.mark.wide
 def test_dead_units_come_back():
     X = load_digits().data[:1000].astype(np.float32)
     options = {"latent_dim": 256, "k": 4, "dead_after": 500, "epochs": 40, "learning_rate": 2e-3}

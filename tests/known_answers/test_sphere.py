@@ -183,6 +183,7 @@ def circle(n, seed):
     return (plane + 0.05 * rng.standard_normal((n, 6))).astype(np.float32), t
 
 
+@pytest.mark.wide
 def test_a_circle_fits_on_a_circle():
     """One degree of freedom: the spherical code beats the normal code on the line."""
     (X, _), (held, t) = circle(600, 0), circle(300, 1)
@@ -207,6 +208,7 @@ def test_codes_are_decoded_by_their_direction(wine):
     assert model.unit_kl_ is None
 
 
+@pytest.mark.wide
 def test_the_code_does_not_collapse_on_images(images):
     model = narrows.SphericalVAE(epochs=20, batch_size=16).fit(images)
     untrained = narrows.SphericalVAE(epochs=1, learning_rate=1e-9).fit(images)

@@ -161,6 +161,7 @@ def test_a_corrupted_input_is_told_from_its_clean_form(cancer):
         torch.testing.assert_close(clean.terms["nll"], model.net_(Batch(x, x)).nll)
 
 
+@pytest.mark.wide
 def test_linear_layers_span_the_subspace_of_pca_of_their_input(cancer):
     model = _Watched(
         latent_dim=2, hidden=(5,), activation="linear", epochs=401, pretraining=0.999, scale=1.0,
@@ -194,6 +195,7 @@ def test_layers_that_learned_alone_already_make_a_net():
     assert together < 0.7 * alone < 0.7 * 0.6 * none
 
 
+@pytest.mark.wide
 def test_it_trains_a_deep_net_of_sigmoids_that_does_not_start_as_a_whole():
     """As Bengio et al. (2007) found; both see every sample as often."""
     X, held = np.split(load_digits().data, [1500])
@@ -286,6 +288,7 @@ def whole(digits):
     return StackedAutoencoder(**RUN).fit(digits)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("n", range(1, 10))
 def test_it_does_not_matter_where_a_run_is_stopped(n, whole, tmp_path, digits):
     """In the middle of every phase, and between two."""

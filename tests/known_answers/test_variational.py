@@ -122,6 +122,7 @@ def test_free_bits_charge_a_unit_only_above_them():
     assert float((unit < free).sum()) > 0
 
 
+@pytest.mark.wide
 def test_a_capacity_is_reached_and_free_bits_keep_units_alive(digits):
     def kl(**fields):
         model = narrows.VAE(**SMALL | {"epochs": 80, "learning_rate": 5e-3} | fields).fit(digits)
@@ -175,6 +176,7 @@ def test_the_multiplier_follows_the_moving_average_and_is_clipped():
         assert float(multiplier.value) == pytest.approx(end)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("target", [0.6, 0.4])
 def test_the_constraint_is_met_and_no_better(target, digits):
     model = narrows.VAE(
@@ -317,6 +319,7 @@ def test_a_schedule_moves_all_three_parts():
         same(part[name], 0.2 * whole[name])
 
 
+@pytest.mark.wide
 def test_charging_the_total_correlation_lowers_it():
     """Held out: the fitted Gaussian's total correlation, -½ log |R|, of drawn codes."""
     X = load_digits().data
@@ -348,6 +351,7 @@ def test_dip_charges_the_covariance_of_means_or_of_codes(version):
     assert float(found["off_diagonal"]) == pytest.approx(3.0 * (gap**2).sum(), rel=1e-3)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("version", "diagonal"), [("I", 200.0), ("II", 20.0)])
 def test_dip_brings_the_covariance_to_the_identity(version, diagonal, digits):
     def gap(weight):
