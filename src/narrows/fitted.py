@@ -211,6 +211,8 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Settings):
         array = self.modality_.read(X, type(self).__name__)
         source = self.modality_.source(array, y)
         source.trims = self.net_.takes_any_length
+        if self.net_.likelihood.support == "unit":
+            source.clamp(0, 1)
         return self._slices(source, function)
 
     def _codes(self, X: Any, y: Any = None) -> Tensor:
@@ -244,7 +246,8 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Settings):
         """Apply a function of a batch to these samples of a source, or to all."""
         self.net_.eval()
         device = self._device()
-        passes = source.passes(rows, self.modality_.at_once, EVEN)
+        size = self.modality_.at_once // self.net_.copies(source.known) // EVEN * EVEN
+        passes = source.passes(rows, max(EVEN, size), EVEN)
         parts = (function(batch.to(device))[kept] for batch, kept in passes)
         return gathered(parts, len(source) if rows is None else len(rows))
 

@@ -187,17 +187,16 @@ def _source(
     samples = _taken(array, rows)
     target = modality.target(samples)
     (x, mask, lengths), units = modality.rest(samples)
-    likelihood = likelihood_of(model, modality)
-    if LIKELIHOODS[likelihood].support == "unit":
-        extremes = x if units is None else units(torch.stack([x.amin(0), x.amax(0)]))
-        if not 0 <= extremes.min() <= extremes.max() <= 1 + 1e-6:
-            check_unit(model, likelihood, extremes)
-            x = x.clamp(0, 1)  # held-out values beyond the range of the training rows
     if weight is not None:
         weight = weight[rows] / weight[rows].mean()
     weights = None if weight is None else torch.from_numpy(weight)
     condition, known = (None if t is None else t[torch.from_numpy(rows)] for t in conditions)
-    return InMemory(x, mask, weights, condition, known, target, lengths, units=units)
+    source = InMemory(x, mask, weights, condition, known, target, lengths, units=units)
+    likelihood = likelihood_of(model, modality)
+    if LIKELIHOODS[likelihood].support == "unit":
+        check_unit(model, likelihood, source)
+        source.clamp(0, 1)  # held-out values beyond the range of the training rows
+    return source
 
 
 def _taken(array: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[Any]:
@@ -205,17 +204,18 @@ def _taken(array: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[Any]:
     return array if len(rows) == len(array) else array[rows]
 
 
-def check_unit(model: "BaseAutoencoder", likelihood: str, x: Tensor) -> None:
+def check_unit(model: "BaseAutoencoder", likelihood: str, source: InMemory) -> None:
     """Refuse values outside [0, 1] for a likelihood of such values, unless they are scaled to it.
 
     Raises:
         DataError: there are, and the scaling leaves them there.
     """
-    outside = not 0 <= x.min() <= x.max() <= 1 + 1e-6
+    low, high = source.extremes
+    outside = not 0 <= low <= high <= 1 + 1e-6
     if outside and model.scaling in ("none", "standard", "robust"):
         raise DataError(
             f"likelihood='{likelihood}' explains values in [0, 1]; X has values from "
-            f"{float(x.min()):.4g} to {float(x.max()):.4g}. Set scaling='auto' or 'minmax', "
+            f"{low:.4g} to {high:.4g}. Set scaling='auto' or 'minmax', "
             "or likelihood='gaussian'."
         )
 
@@ -246,7 +246,7 @@ def _graph_sources(
         held, _ = modality.sources(array, (np.arange(len(array.edges)), rest), seed, None)
     likelihood = likelihood_of(model, modality)
     if LIKELIHOODS[likelihood].support == "unit":
-        check_unit(model, likelihood, source.x)
+        check_unit(model, likelihood, source)
     return modality, source, held, graphs.edges[rest]
 
 

@@ -231,6 +231,11 @@ class Net(nn.Module):
             if isinstance(child, Running):
                 child.follow(step)
 
+    def copies(self, known: Tensor | None) -> int:
+        """Return how often a pass reads each sample, given whose condition is known."""
+        del known
+        return 1
+
     def networks(self) -> list[nn.Module]:
         """Return what treats every sample by itself: processes share the samples between them."""
         return [self.encoder, self.decoder]

@@ -1,6 +1,7 @@
 """AdamW on tensors of our own, with the same lines for an eager step and for a compiled one."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from itertools import compress
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,8 +26,9 @@ FIELDS = ("learning_rate", "weight_decay", "l2", "gradient_clip", "ema")
 class AdamW:
     """AdamW (Loshchilov & Hutter, 2019) whose whole state is tensors, written in place.
 
-    Weight decay, decoupled or not, spares vectors (biases, norms). A non-finite gradient changes
-    nothing and is counted in `skipped`, without a transfer to the host.
+    Weight decay, decoupled or not, spares vectors (biases, norms) and what a module names in
+    `undecayed`, its tables of points. A non-finite gradient changes nothing and is counted in
+    `skipped`, without a transfer to the host.
 
     Args:
         parameters: the player's parameters by name.
@@ -38,6 +40,7 @@ class AdamW:
         eps: added to the root of the second moment.
         ema: decay of the moving average of the parameters; 0 keeps none.
         scaled: whether the gradients are those of a loss times `scale`.
+        undecayed: names of parameters that do not decay.
     """
 
     def __init__(
@@ -51,11 +54,13 @@ class AdamW:
         eps: float = 1e-8,
         ema: float = 0.0,
         scaled: bool = False,
+        undecayed: Container[str] = (),
     ) -> None:
         self.names = list(parameters)
         self.leaves: list[Tensor] = list(parameters.values())
         self.parameters = [self.held(p) for p in self.leaves]
-        self.matrices = [p for p in self.parameters if p.ndim > 1]
+        self.decays = [p.ndim > 1 and name not in undecayed for name, p in parameters.items()]
+        self.matrices = list(compress(self.parameters, self.decays))
         self.base_rate, self.weight_decay, self.l2, self.ema = learning_rate, weight_decay, l2, ema
         self.gradient_clip, self.betas, self.eps = gradient_clip, betas, eps
         device = self.parameters[0].device
@@ -148,9 +153,9 @@ class AdamW:
 
     def _with_l2(self, gradients: list[Tensor], divisor: Tensor | None) -> list[Tensor]:
         """Return gradients as they move the parameters, the matrices' with their L2 decay."""
-        pairs = zip(self.parameters, gradients, strict=True)
-        divided = ((p, g if divisor is None else g / divisor) for p, g in pairs)
-        return [g.add(p, alpha=self.l2) if p.ndim > 1 else g for p, g in divided]
+        divided = (g if divisor is None else g / divisor for g in gradients)
+        groups = zip(self.parameters, divided, self.decays, strict=True)
+        return [g.add(p, alpha=self.l2) if decays else g for p, g, decays in groups]
 
     def _average(self, sound: Tensor) -> None:
         """Move the averages: a <- d a + (1 - d) p with d = min(ema, (1 + t) / (10 + t)) at step t.
@@ -232,6 +237,11 @@ def optimizers(
     owner: dict[nn.Parameter, str] = {}
     options = {name: getattr(model, name) for name in FIELDS}
     options["scaled"] = model.precision == "float16"
+    options["undecayed"] = {
+        f"{name}.{own}" if name else own
+        for name, module in stage.net.named_modules()
+        for own in getattr(module, "undecayed", ())
+    }
     for player, (modules, own) in stage.players.items():
         parameters = {p for module in modules for p in module.parameters()}
         for p in parameters:

@@ -440,6 +440,7 @@ def test_encoder_and_decoder_of_a_vaegan_pay_what_they_should(digits, direct):
     net, batch = model.net_.eval(), batch_of(model, digits)
     torch.manual_seed(1)
     loss = sum(term.mean() for term in paid(model, batch).values())
+    net.gear = 1.0  # from here on, one gradient is for all
     torch.manual_seed(1)
     h = net.encoder(batch)
     mean, logvar = net.latent.posterior(h).mean, net.latent.posterior(h).logvar
@@ -463,6 +464,23 @@ def test_encoder_and_decoder_of_a_vaegan_pay_what_they_should(digits, direct):
         own = list(net.get_submodule(name).parameters())
         for a, b in zip(gradients(loss, own), gradients(expected, own), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("blur", [{"dropout": 0.3}, {"batch_norm": True}], ids=str)
+def test_what_blurs_a_pass_of_a_vaegan_does_not_blur_what_is_paid(blur, digits):
+    """Encoder and decoder pay for one and the same pass, each by its own weight."""
+    model = narrows.VAEGAN(**SMALL | {"hidden": (16,)}, gamma=0.3, direct=0.0, **blur).fit(digits)
+    net, batch = model.net_.train(), batch_of(model, digits)
+    torch.manual_seed(1)
+    loss = paid(model, batch)["unlikeness"].mean()
+    net.gear = 1.0
+    torch.manual_seed(1)
+    shown, wanted = net.likelihood.mean(net(batch).out), net.critic.features(batch.x).detach()
+    once = (net.features(net.critic.features(shown), wanted) / net.features.size).mean()
+    for name, weight in (("encoder", batch.x.shape[1]), ("decoder", 0.3)):
+        own = list(net.get_submodule(name).parameters())
+        for a, b in zip(gradients(loss, own), gradients(once, own), strict=True):
+            torch.testing.assert_close(a, weight * b, rtol=1e-4, atol=1e-5)
 
 
 def test_the_critic_of_a_vaegan_sees_decoded_and_generated_samples(digits):

@@ -291,6 +291,8 @@ def test_text_labels_are_saved(tmp_path):
     [
         (None, "requires y to be passed.* name columns of a data frame"),
         (np.full(60, -1), "y holds no label"),
+        (np.where(np.arange(60) % 2, 1, -1), "y holds -1, which stands for unknown.* beside 1,"),
+        (np.arange(60.0) % 3 - 2, "y holds -1.* beside -2,"),
         (np.arange(59) % 2, "There are 59 labels for 60 samples"),
         (np.linspace(0, 1, 60), "which is no label"),
         ([1, "a"] * 30, "mixes labels of the types int and str"),
@@ -342,3 +344,22 @@ def test_images_get_the_condition_as_channels():
     assert model.sample(3, condition=[1, 2, 3]).shape == (3, 8, 8)
     one, two = (model.inverse_transform(np.zeros((1, 8)), condition=k) for k in (1, 2))
     assert not np.array_equal(one, two)
+
+
+def test_many_unknown_labels_take_no_more_memory_at_once(images, monkeypatch):
+    """Each sample is read with every label, so fewer samples pass at once."""
+    images = images.reshape(-1, 64)
+    y, seen = np.arange(len(images)) % 32, []
+    model = narrows.ConditionalVAE(latent_dim=2, hidden=(4,), epochs=1).fit(images, y)
+    complete = type(model.net_).complete
+
+    def noting(self, batch, *rest):
+        seen.append(len(batch))
+        return complete(self, batch, *rest)
+
+    monkeypatch.setattr(type(model.net_), "complete", noting)
+    apart = model.score_samples(images)
+    assert max(seen) * 32 <= model.modality_.at_once
+    monkeypatch.setattr(type(model.net_), "copies", lambda self, known: 1)
+    np.testing.assert_allclose(apart, model.score_samples(images), rtol=1e-5)
+    assert max(seen) == len(images)

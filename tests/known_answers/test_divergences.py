@@ -8,7 +8,7 @@ import torch
 from narrows.net import Net
 from narrows.parts.divergences import KERNELS, aggregate, floored_kl, mmd, moments
 from narrows.parts.latents import DiagonalGaussian
-from narrows.parts.penalties import decoder_jacobian
+from narrows.parts.penalties import decoder_jacobian, kl_sparsity
 from narrows.parts.schedules import COURSES, risen
 from narrows.parts.spectral import Spectral, bound_layers
 
@@ -294,3 +294,34 @@ def test_every_layer_is_bounded_and_only_once():
     layers = bound_layers(module)
     assert [type(part) for part in module[1]] == [torch.nn.SiLU, Spectral]
     assert [layer.layer.out_features for layer in layers] == [3, 4]
+
+
+def test_samples_without_weight_might_as_well_be_gone():
+    x, logvar, y = double(8, 3), double(8, 3), double(8, 3)
+    weight = torch.tensor([2.0, 0.0, 1.0, 0.0, 0.0, 1.0, 3.0, 1.0])
+    kept, rest = weight > 0, weight[weight > 0]
+    for unbiased in (True, False):
+        whole, part = (
+            mmd(z, y, unbiased=unbiased, weight=w) for z, w in ((x, weight), (x[kept], rest))
+        )
+        torch.testing.assert_close(whole, part)
+    q, some = DiagonalGaussian(x, logvar), DiagonalGaussian(x[kept], logvar[kept])
+    for sampled in (True, False):
+        for whole, part in zip(
+            moments(q, sampled, weight), moments(some, sampled, rest), strict=True
+        ):
+            torch.testing.assert_close(whole, part)
+    torch.testing.assert_close(
+        kl_sparsity(x.sigmoid(), 0.1, weight), kl_sparsity(x[kept].sigmoid(), 0.1, rest)
+    )
+    whole, part = aggregate(q, x, 8, False, weight), aggregate(some, x[kept], 8, False, rest)
+    for times, a, b in zip((1, 3), whole, part, strict=True):  # the second is a sum over units
+        torch.testing.assert_close(a[kept] + times * log(8), b + times * log(5))
+
+
+def test_a_sample_of_weight_two_is_two_samples():
+    x, y = double(6, 3), double(5, 3)
+    weight, twice = torch.tensor([2.0, 1, 1, 1, 1, 1]), torch.cat([x[:1], x])
+    torch.testing.assert_close(
+        mmd(x, y, unbiased=False, weight=weight), mmd(twice, y, unbiased=False)
+    )

@@ -380,3 +380,14 @@ def test_an_extreme_posterior_stays_finite(extreme):
     (gradient,) = torch.autograd.grad(z.square().mean() + charges["kl"].mean(), h)
     assert gradient.isfinite().all()
     assert charges["kl"].isfinite().all()
+
+
+def test_far_from_the_data_no_bernoulli_scores_higher(digits):
+    """Beyond [0, 1] the cross-entropy would fall without end."""
+    model = narrows.VAE(likelihood="bernoulli", latent_dim=2, epochs=5).fit(digits)
+    scores = model.score_samples(10 * digits)
+    assert scores.max() < 0
+    assert scores.mean() < model.score(digits)
+    assert (
+        model.score_samples(1000 * digits).tolist() == model.score_samples(100 * digits).tolist()
+    )

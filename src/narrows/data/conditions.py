@@ -243,6 +243,12 @@ def describe_condition(y: Any) -> Condition:
         _read_numbers(y)
         return Numbers()
     labels = {label for label in _read_labels(y) if label is not None}
+    below = any(isinstance(label, int) and label < 0 for label in labels)
+    if (below or labels == {1}) and -1 in _as_array(y).tolist():
+        raise DataError(
+            f"y holds -1, which stands for unknown labels, beside {sorted(labels)[0]}, as if it "
+            "were a label of its own. Number the labels from 0, or give them as strings."
+        )
     if not labels:
         raise DataError("y holds no label: every sample is unlabelled (-1, NaN, None or '').")
     return Labels(values=tuple(sorted(labels)))

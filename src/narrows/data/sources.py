@@ -140,6 +140,20 @@ class InMemory:
         """All samples in the modality's units."""
         return self.x if self.units is None else self.units(self.x)
 
+    @property
+    def extremes(self) -> tuple[float, float]:
+        """The lowest and the highest value of x."""
+        x = self.x
+        if self.units is not None:
+            x = self.units(torch.stack([x.amin(0), x.amax(0)]))
+        return float(x.min()), float(x.max())
+
+    def clamp(self, low: float, high: float) -> None:
+        """Clip values of x that are beyond a range by more than rounding."""
+        lowest, highest = self.extremes
+        if lowest < low or highest > high + 1e-6:
+            self.x, self.units = self.values.clamp(low, high), None
+
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors that there are, by name."""
         found = {name: getattr(self, name) for name in TENSORS}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -232,6 +232,20 @@ class Features(Running):
         self.likelihood.update(step.charges["feature"], form, weight=step.batch.weight)
 
 
+class _Geared(Net):
+    """A net whose decoder passes its gradient on to the code times a gear.
+
+    What the encoder and the decoder pay for one pass then differs by that factor. The difference
+    of two passes would be noise where dropout or the statistics of batches tell them apart.
+    """
+
+    gear = 1.0
+
+    def decoded(self, z: Tensor, batch: Batch | None = None, *context: Any) -> Tensor:
+        still = z.detach()
+        return super().decoded(still + self.gear * (z - still), batch, *context)
+
+
 class VAEGAN(_Adversarial):
     """VAE that is judged by a critic of the data: by its features, and by whether it is fooled.
 
@@ -270,7 +284,7 @@ class VAEGAN(_Adversarial):
     calculates = True
 
     beta: NonNegative = 1.0
-    gamma: NonNegative = 10.0
+    gamma: Positive = 10.0
     direct: NonNegative = 5.0
     r1: NonNegative = 10.0
 
@@ -287,7 +301,8 @@ class VAEGAN(_Adversarial):
                 "VAEGAN compares features of what is decoded, which have one scale: with "
                 "scale='predicted' nothing would predict it. Use 'optimal', 'learned' or a number."
             )
-        net, shape = super().build(modality), modality.shape
+        net, shape = _Geared(*super().build(modality).parts), modality.shape
+        net.gear = prod(shape) / self.gamma
         name = modality.architecture if self.architecture == "auto" else self.architecture
         if net.takes_any_length and len(shape) > 1:
             raise ParameterError(
@@ -308,32 +323,29 @@ class VAEGAN(_Adversarial):
     def losses(self, batch: Batch) -> Iterator[Move]:
         """Let the autoencoder move, then the critic.
 
-        Codes are decoded twice: once for the encoder, and once cut off from it, so that the
-        decoder pays for the unlikeness by another weight, and alone for what the critic detects.
+        Codes are decoded twice: once for what both pay, by different weights, and once cut off
+        from the encoder, so that the decoder pays alone for what the critic detects.
         """
-        net, critic, n = self.net_, self._critic, len(batch)
+        net, critic = self.net_, self._critic
         features: Features = net.features  # type: ignore[assignment]
         step = net(batch)
-        out = net.decoded(torch.cat([step.z.detach(), self._draw(n)]))
-        decoded, generated = (_shown(part, batch) for part in net.likelihood.mean(out).split(n))
+        out = net.decoded(torch.cat([step.z.detach(), self._draw(len(batch))]))
+        decoded, generated = (_shown(x, batch) for x in net.likelihood.mean(out).chunk(2))
         true = _shown(batch.target, batch)
         wanted = critic.features(true).detach()
         feature = features(critic.features(_shown(net.likelihood.mean(step.out), batch)), wanted)
-        again, new = critic.features(decoded), critic.features(generated)
-        nll = net.likelihood.nll(out[:n], batch.target, batch.mask)
-        values = prod(batch.target.shape[1:])
         terms = {
-            "unlikeness": values * self._unlikeness(feature, step.nll, values)
-            + (self.gamma - values) * self._unlikeness(features(again, wanted), nll, values),
-            "adversarial": deception(critic.judge(again)) + deception(critic.judge(new)),
+            "unlikeness": self.gamma * self._unlikeness(feature, step.nll, batch),
+            "adversarial": deception(critic(decoded)) + deception(critic(generated)),
         }
         step = replace(step, charges=step.charges | {"feature": feature.detach()})
         yield Move("autoencoder", self.objective(step) | terms, step)
         yield self._detect(true, decoded, generated)
 
-    def _unlikeness(self, feature: Tensor, nll: Tensor, values: int) -> Tensor:
+    def _unlikeness(self, feature: Tensor, nll: Tensor, batch: Batch) -> Tensor:
         """Return the mean nats of a value, of the features and of the data, ``(batch,)``."""
         size: int = self.net_.features.size  # type: ignore[assignment]
+        values = prod(batch.target.shape[1:])
         return (feature / size + self.direct * nll / values) / (1 + self.direct)
 
 

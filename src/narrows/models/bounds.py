@@ -71,6 +71,9 @@ class IWAE(BaseAutoencoder):
                 "gradient='doubly_reparametrised' is that of the importance-weighted bound alone "
                 f"and needs elbo_weight=0. Got elbo_weight={self.elbo_weight} instead."
             )
+        if doubly:
+            reason = "would hide other units from the codes' weights than from their gradient"
+            self.refuse_set(["dropout", "code_dropout"], reason)
         parts = super().build(modality).parts
         return ImportanceNet(*parts, self.particles, self.repeats, self.elbo_weight, doubly)
 

@@ -196,6 +196,9 @@ class LabelNet(Net):
     def networks(self) -> list[nn.Module]:
         return [*super().networks(), self.classifier]
 
+    def copies(self, known: Tensor | None) -> int:
+        return 1 if known is None else len(self.log_shares)
+
     def encode(self, batch: Batch) -> tuple[Tensor, tuple[Any, ...]]:
         """Return h of each sample, or of each with every label where any is unknown."""
         logits = self.classifier(batch)

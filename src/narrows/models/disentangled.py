@@ -65,7 +65,8 @@ class BetaTCVAE(VAE):
     def objective(self, step: Step) -> Terms:
         """Weigh the three parts of the KL."""
         q, z = posterior(step), step.z
-        joint, product = aggregate(q, z, self._size, self.sampling == "stratified")
+        stratified, weight = self.sampling == "stratified", step.batch.weight
+        joint, product = aggregate(q, z, self._size, stratified, weight)
         prior = DiagonalGaussian(zeros_like(z), zeros_like(z))
         risen = self.risen(step)
         return {
@@ -109,7 +110,7 @@ class DIPVAE(VAE):
 
     def objective(self, step: Step) -> Terms:
         """Add the prices of the covariances and of the variances."""
-        off, own = moments(posterior(step), sampled=self.version == "II")
+        off, own = moments(posterior(step), self.version == "II", step.batch.weight)
         prices = {"off_diagonal": self.off_diagonal * off, "diagonal": self.diagonal * own}
         return super().objective(step) | prices
 
@@ -166,7 +167,7 @@ class InfoVAE(VAE):
 
     def objective(self, step: Step) -> Terms:
         """Add the discrepancy from the prior."""
-        gap = mmd(step.z, randn_like(step.z), self.kernel)
+        gap = mmd(step.z, randn_like(step.z), self.kernel, weight=step.batch.weight)
         return super().objective(step) | {"mmd": (self.alpha + self.lam - 1) * gap}
 
 

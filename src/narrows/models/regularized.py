@@ -75,7 +75,7 @@ class SparseAutoencoder(Autoencoder):
         """Add the price of activity."""
         if self.rho is None:
             return super().objective(step) | {"l1": self.sparsity * l1(self.net_, step)}
-        price = self.sparsity * kl_sparsity(step.z, self.rho)
+        price = self.sparsity * kl_sparsity(step.z, self.rho, step.batch.weight)
         return super().objective(step) | {"kl_sparsity": price}
 
 
@@ -215,7 +215,7 @@ class WassersteinAutoencoder(BaseAutoencoder):
 
     def objective(self, step: Step) -> Terms:
         """Add the discrepancy from the prior."""
-        gap = mmd(step.z, randn_like(step.z), self.kernel)
+        gap = mmd(step.z, randn_like(step.z), self.kernel, weight=step.batch.weight)
         return super().objective(step) | {"mmd": self.matching * gap}
 
 

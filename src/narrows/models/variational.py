@@ -84,8 +84,11 @@ class VAE(BaseAutoencoder):
         if self.free_bits and type(net.latent) is not Gaussian:
             self.refuse_set(["free_bits"], "needs the KL of each unit to N(0, I) in closed form")
         if self.distortion is not None:
-            if self.scale == "learned":
-                self.refuse_set(["scale"], "learns from the nll, whose place distortion takes")
+            if net.likelihood.channels > 1 or any(True for _ in net.likelihood.parameters()):
+                names = ["scale", "likelihood"]
+                self.refuse_set(
+                    names, "learns a spread from the nll, whose place distortion takes"
+                )
             net.multiplier = Multiplier(self.distortion, net.likelihood)
         return net
 

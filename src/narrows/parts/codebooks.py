@@ -59,6 +59,9 @@ class Table(nn.Module):
         still: whether nothing else does.
     """
 
+    undecayed = ("weight",)
+    """The vectors are points of codes, no map of them: decay would pull them off their means."""
+
     shares: Tensor
     sums: Tensor
 

@@ -8,7 +8,17 @@ from torch import Tensor
 
 from narrows.parts.latents import DiagonalGaussian
 
-__all__ = ["KERNELS", "SCALES", "aggregate", "floored_kl", "imq", "mmd", "moments", "rbf"]
+__all__ = [
+    "KERNELS",
+    "SCALES",
+    "aggregate",
+    "floored_kl",
+    "imq",
+    "mmd",
+    "moments",
+    "rbf",
+    "shares",
+]
 
 SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Bandwidths of a kernel that is a sum, relative to E||z - z'||² = 2 dim of two prior draws."""
@@ -33,6 +43,7 @@ def mmd(
     kernel: str = "imq",
     scales: Sequence[float] = SCALES,
     unbiased: bool = True,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """Return the squared maximum mean discrepancy of two samples, 0-d (Gretton et al., 2012).
 
@@ -46,21 +57,30 @@ def mmd(
         scales: bandwidths, relative to twice the dimension.
         unbiased: leave out the pairs of a sample with itself (eq. 3; it may be negative); else
             keep them (eq. 5; zero for equal samples, and never negative).
+        weight: how much each of x counts, ``(n,)``; None for equal weights.
     """
     n, function, width = len(x), KERNELS[kernel], 2.0 * x.shape[1]
     square = _square_distances(torch.cat([x, y]))
     similar = sum((function(square, width * scale) for scale in scales), torch.zeros_like(square))
+    a, b = shares(x, weight), shares(y)
 
-    def within(block: Tensor) -> Tensor:
+    def within(block: Tensor, share: Tensor) -> Tensor:
+        mean = (share[:, None] * block * share).sum()
         if not unbiased:
-            return block.mean()
-        return (block.sum() - block.diagonal().sum()) / max(1, len(block) * (len(block) - 1))
+            return mean
+        own = share.square()
+        return (mean - (own * block.diagonal()).sum()) / (1 - own.sum()).clamp(min=1e-6)
 
-    return within(similar[:n, :n]) + within(similar[n:, n:]) - 2 * similar[:n, n:].mean()
+    between = (a[:, None] * similar[:n, n:] * b).sum()
+    return within(similar[:n, :n], a) + within(similar[n:, n:], b) - 2 * between
 
 
 def aggregate(
-    q: DiagonalGaussian, z: Tensor, size: int, stratified: bool = True
+    q: DiagonalGaussian,
+    z: Tensor,
+    size: int,
+    stratified: bool = True,
+    weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Estimate log q(z) and log prod_k q(z_k) of the aggregate posterior, ``(batch,)`` each.
 
@@ -75,33 +95,40 @@ def aggregate(
             unbiased for q(z), exact where the batch is the data set, and the mean of Chen's
             estimator over the orders of the batch. Else minibatch-weighted: 1 / (size * batch)
             for all, a lower bound in expectation.
+        weight: how much each sample counts, ``(batch,)`` with a mean of one over the data; None
+            for equal weights.
     """
     batch = len(z)
     if stratified:
         other = log(max(size - 1, 1) / (size * max(batch - 1, 1)))
         own = torch.eye(batch, dtype=z.dtype, device=z.device)
-        weight = other + own * (-log(size) - other)
+        part = other + own * (-log(size) - other)
     else:
-        weight = torch.full((batch, batch), -log(size * batch), dtype=z.dtype, device=z.device)
-    joint, product = weight, torch.zeros_like(z[:, 0])
+        part = torch.full((batch, batch), -log(size * batch), dtype=z.dtype, device=z.device)
+    if weight is not None:
+        part = part + weight.clamp(min=1e-30).log()
+    joint, product = part, torch.zeros_like(z[:, 0])
     for unit, mean, logvar in zip(z.unbind(1), q.mean.unbind(1), q.logvar.unbind(1), strict=True):
         square = (unit[:, None] - mean).square() * (-logvar).exp()
         density = -0.5 * (square + logvar + log(2 * pi))  # (draw, posterior)
         joint = joint + density
-        product = product + (weight + density).logsumexp(1)
+        product = product + (part + density).logsumexp(1)
     return joint.logsumexp(1), product
 
 
-def moments(q: DiagonalGaussian, sampled: bool) -> tuple[Tensor, Tensor]:
+def moments(
+    q: DiagonalGaussian, sampled: bool, weight: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return sum_{j != k} C_jk² and sum_j (C_jj - 1)², 0-d each (Kumar et al., 2018, eq. 6, 7).
 
     C is the covariance over the batch of the posteriors' means, or with `sampled` of the codes
-    drawn from them, which adds the mean of their variances.
+    drawn from them, which adds the mean of their variances. Samples count by `weight`.
     """
-    centred = q.mean - q.mean.mean(0)
-    covariance = centred.T @ centred / len(centred)
+    share = shares(q.mean, weight)[:, None]
+    centred = q.mean - (share * q.mean).sum(0)
+    covariance = (share * centred).T @ centred
     if sampled:
-        covariance = covariance + q.logvar.exp().mean(0).diag()
+        covariance = covariance + (share * q.logvar.exp()).sum(0).diag()
     diagonal = covariance.diagonal()
     off = covariance - diagonal.diag()
     return off.square().sum(), (diagonal - 1).square().sum()
@@ -117,6 +144,12 @@ def floored_kl(kl: Tensor, floor: float, weight: Tensor | None = None) -> Tensor
     """
     counted = kl if weight is None else kl * weight[:, None]
     return counted.mean(0).clamp(min=floor).sum()
+
+
+def shares(z: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Return how much each row of a batch counts, ``(batch,)``: they sum to 1."""
+    weight = z.new_ones(len(z)) if weight is None else weight.to(z.dtype)
+    return weight / weight.sum()
 
 
 def _square_distances(z: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ class MADE(nn.Module):
     Args:
         dim: number of inputs; there are twice as many outputs.
         context: values that every output may see.
-        hidden: units of the hidden layer.
+        hidden: units of the hidden layer; as many as there are inputs, at least.
     """
 
     mask_in: Tensor
@@ -105,6 +105,7 @@ class MADE(nn.Module):
 
     def __init__(self, dim: int, context: int, hidden: int = HIDDEN) -> None:
         super().__init__()
+        hidden = max(hidden, dim)
         self.first = initialise(nn.Linear(dim, hidden))
         self.context = initialise(nn.Linear(context, hidden, bias=False))
         self.last = initialise(nn.Linear(hidden, 2 * dim))

@@ -303,7 +303,7 @@ class Laplace(_Spread):
 
 @likelihood
 class Bernoulli(Likelihood):
-    """Binary cross-entropy on logits, for x in [0, 1].
+    """Binary cross-entropy on logits, for x in [0, 1]; of new data, what lies beyond is clipped.
 
     On grey values it is a common loss but not a density: it ignores the continuous Bernoulli's
     normaliser (Loaiza-Ganem & Cunningham, 2019), so compare its nll only with itself.

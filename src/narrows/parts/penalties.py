@@ -53,9 +53,13 @@ def l2(net: "Net", step: "Step") -> Tensor:
     return 0.5 * step.z.flatten(1).square().sum(1)
 
 
-def kl_sparsity(z: Tensor, rho: float) -> Tensor:
-    """Return sum_j KL(rho || mean_i z_ij), 0-d, for activations in (0, 1) (Ng, 2011, eq. 8)."""
-    mean = z.flatten(1).mean(0).clamp(1e-6, 1 - 1e-6)
+def kl_sparsity(z: Tensor, rho: float, weight: Tensor | None = None) -> Tensor:
+    """Return sum_j KL(rho || mean_i z_ij), 0-d, for activations in (0, 1) (Ng, 2011, eq. 8).
+
+    Samples count by `weight`.
+    """
+    share = divergences.shares(z, weight)[:, None]
+    mean = (share * z.flatten(1)).sum(0).clamp(1e-6, 1 - 1e-6)
     target = torch.full_like(mean, rho)
     active = target * (target.log() - mean.log())
     silent = (1 - target) * ((1 - target).log() - (1 - mean).log())
@@ -125,7 +129,7 @@ def mmd(net: "Net", step: "Step") -> Tensor:
     """Return the squared discrepancy of the codes from N(0, I), 0-d (Tolstikhin et al., 2018)."""
     del net
     codes = step.z.flatten(1)
-    return divergences.mmd(codes, torch.randn_like(codes))
+    return divergences.mmd(codes, torch.randn_like(codes), weight=step.batch.weight)
 
 
 def _hutchinson(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
