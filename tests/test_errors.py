@@ -461,7 +461,7 @@ def test_so_are_those_of_the_families(cls, parameters, sentence):
 
 
 CONTRADICTIONS = [
-    (narrows.SparseAutoencoder, {"rho": 0.05}, "needs code_activation='sigmoid'. Got 'linear'"),
+    (narrows.SparseAutoencoder, {"rho": 0.05}, "needs code_activation='sigmoid'. Got 'relu'"),
     (narrows.ContractiveAutoencoder, {"batch_norm": True}, "batch_norm=True mixes the samples"),
     (
         narrows.ComposedAutoencoder,

@@ -179,6 +179,7 @@ OWN_CHANGES = {
             "heads": (2, {"architecture": "transformer"}),
         }.items()
     },
+    ("SparseAutoencoder", "code_activation"): ("tanh", {}),
     ("StackedAutoencoder", "architecture"): ("mlp", {"modality": "image", "hidden": (4,)}),
     ("StackedAutoencoder", "corruption"): ("masking", {"epochs": 6}),
     ("StackedAutoencoder", "noise"): (0.9, {"corruption": "gaussian", "epochs": 6}),
@@ -231,6 +232,7 @@ REFUSED = {
     "HierarchicalVAE": {"linear_path"},
     "ResidualVQVAE": {"linear_path"},
     "SimVQ": {"linear_path"},
+    "SparseAutoencoder": {"linear_path"},
     "SphericalVAE": {"free_bits", "linear_path"},
     "StackedAutoencoder": {"linear_path", "symbols"},  # its layers are trained on their own
     "VQVAE": {"linear_path"},

@@ -146,7 +146,7 @@ def test_the_optimizer_is_each_models_own():
         gradients = [torch.randn_like(p) for p in stacked]
         if step == 3:
             gradients[0][1, 0, 0] = float("inf")
-        together.update(stacked, gradients, alone[0].betas, alone[0].eps)
+        together.update(stacked, gradients, alone[0].betas, alone[0].eps, alone[0].decays)
         for k, optimizer in enumerate(alone):
             optimizer.update([g[k] for g in gradients])
     assert together.skipped.tolist() == [0, 1, 0]

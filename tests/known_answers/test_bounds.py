@@ -151,6 +151,12 @@ def test_the_doubly_reparametrised_gradient_leaves_the_decoder_alone():
     torch.testing.assert_close(plain, doubly)
 
 
+def test_the_doubly_reparametrised_gradient_weighs_codes_as_it_decodes_them():
+    """Its weights are of a pass of their own, in which dropout would hide other units."""
+    with pytest.raises(ParameterError, match="'dropout' parameter of IWAE would hide"):
+        narrows.IWAE(gradient="doubly_reparametrised", dropout=0.1).build(TABLE)
+
+
 def test_the_doubly_reparametrised_gradient_is_of_the_bound_alone():
     with pytest.raises(ParameterError, match=r"elbo_weight=0\. Got elbo_weight=0.5"):
         narrows.IWAE(gradient="doubly_reparametrised", elbo_weight=0.5).build(TABLE)

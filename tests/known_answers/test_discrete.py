@@ -460,3 +460,16 @@ def test_indices_that_no_code_has_are_refused(indices, words):
     model = narrows.VQVAE(codes=16, **QUICK).fit(DIGITS)
     with pytest.raises(DataError, match=words):
         model.decode_indices(indices)
+
+
+def test_weight_decay_spares_a_codebook():
+    """Its vectors are the means of what falls to them, which decay would shrink."""
+    still = {"learning_rate": 1e-6, "schedule": "constant", "warmup": 0.0, "restart": 0.0}
+    found = []
+    for decay in (0.0, 1e4):
+        model = narrows.VQVAE(codebook="gradient", weight_decay=decay, **QUICK | still).fit(DIGITS)
+        layer = next(m for m in model.net_.encoder.modules() if isinstance(m, torch.nn.Linear))
+        found.append([model.net_.latent.tables[0].weight.norm(), layer.weight.norm()])
+    (kept, plain), (vectors, matrix) = found
+    torch.testing.assert_close(vectors, kept, rtol=1e-3, atol=0.0)
+    assert matrix < 0.95 * plain

@@ -79,6 +79,12 @@ def test_every_unit_takes_part_in_the_couplings():
     assert (J.fill_diagonal_(1) != 0).sum(1).min() >= 3
 
 
+def test_made_is_as_wide_as_its_code():
+    """Else some of the inputs would be seen by no output."""
+    net = MADE(100, 3)
+    assert net.mask_in.any(0).tolist() == [True] * 99 + [False]  # the last one is before none
+
+
 def test_made_is_strictly_autoregressive():
     net = randomise(MADE(5, 3))
     J = jacobian(lambda z: net(z[None], torch.ones(1, 3))[0], torch.randn(5))

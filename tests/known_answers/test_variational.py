@@ -248,10 +248,18 @@ def test_an_error_that_the_price_of_the_code_raises_is_no_overfitting():
         ("VAE", {"distortion": 0.1, "capacity": 2.0}, "'capacity'.*no effect with distortion"),
         ("VAE", {"distortion": 0.1, "patience": 3}, "'patience'.*compares the losses"),
         ("VAE", {"distortion": 0.1, "schedule": "plateau"}, "'schedule'.*compares the losses"),
-        (
-            "VAE",
-            {"distortion": 0.1, "scale": "learned"},
-            "'scale' parameter of VAE learns from the nll",
+        *(
+            (
+                "VAE",
+                {"distortion": 0.1, field: value},
+                f"'{field}' parameter of VAE learns a spread",
+            )
+            for field, value in (
+                ("scale", "learned"),
+                ("scale", "predicted"),
+                ("likelihood", "negative_binomial"),
+                ("likelihood", "discretised_logistic"),
+            )
         ),
         ("VAE", {"kl_schedule": "cosine", "patience": 3, "validation": 0.0}, "held-out samples"),
         ("BetaTCVAE", {"free_bits": 0.1}, "'free_bits' parameter of BetaTCVAE means nothing"),

@@ -73,7 +73,7 @@ class IWAE(BaseAutoencoder):
             )
         if doubly:
             reason = "would hide other units from the codes' weights than from their gradient"
-            self.refuse_set(["dropout", "code_dropout"], reason)
+            self.refuse_set(["dropout"], reason)
         parts = super().build(modality).parts
         return ImportanceNet(*parts, self.particles, self.repeats, self.elbo_weight, doubly)
 

@@ -13,6 +13,7 @@ from narrows.models.plain import Autoencoder
 from narrows.net import Net, Running, Step, Terms
 from narrows.parts.divergences import KERNELS, mmd
 from narrows.parts.matched import Matched
+from narrows.parts.networks import ACTIVATIONS
 from narrows.parts.penalties import (
     decoder_jacobian,
     jacobian,
@@ -38,7 +39,8 @@ class SparseAutoencoder(Autoencoder):
 
     -log p(x | z) + sparsity * sum_j |z_j|
 
-    Where rho is given, the price is sparsity * sum_j KL(rho || mean z_j).
+    Where rho is given, the price is sparsity * sum_j KL(rho || mean z_j). By default units are
+    rectified, so that most are off for a sample.
 
     Use it for overcomplete codes of which few are active at a time; not where an exact number of
     active units is wanted (see TopKAutoencoder).
@@ -59,7 +61,8 @@ class SparseAutoencoder(Autoencoder):
     (150, 8)
     """
 
-    sparsity: NonNegative = 0.1
+    code_activation: Annotated[str, OneOf(ACTIVATIONS)] = "relu"
+    sparsity: NonNegative = 0.3
     rho: Annotated[float, Gt(0), Lt(1)] | None = None
 
     def build(self, modality: Modality) -> Net:

@@ -86,7 +86,7 @@ class Joint:
         self.state = State(parameters, buffers, StackedAdamW.of(optimizers), numbers)
         self.trained = [f"net.{name}" for name in optimizers[0].names]
         self.rates = [optimizer.base_rate for optimizer in optimizers]
-        self.form = optimizers[0].betas, optimizers[0].eps
+        self.form = optimizers[0].betas, optimizers[0].eps, optimizers[0].decays
         self.clocks = [buffer for name, buffer in buffers.items() if name.endswith(".progress")]
         for k, one in enumerate(self.passes):
             for name, tensor in chain(one.named_parameters(), one.named_buffers()):

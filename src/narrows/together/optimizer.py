@@ -26,7 +26,6 @@ class StackedAdamW(NamedTuple):
         skipped: how many were not, ``(K,)``.
         first: moments, shaped like the parameters.
         second: moments, shaped like the parameters.
-        decays: which parameters decay.
     """
 
     rate: Tensor
@@ -36,7 +35,6 @@ class StackedAdamW(NamedTuple):
     skipped: Tensor
     first: list[Tensor]
     second: list[Tensor]
-    decays: list[bool]
 
     @classmethod
     def of(cls, optimizers: Sequence[AdamW]) -> Self:
@@ -53,7 +51,6 @@ class StackedAdamW(NamedTuple):
                 torch.stack(moments)
                 for moments in zip(*(o.second for o in optimizers), strict=True)
             ],
-            optimizers[0].decays,
         )
 
     @torch.no_grad()
@@ -63,8 +60,9 @@ class StackedAdamW(NamedTuple):
         gradients: Sequence[Tensor],
         betas: tuple[float, float],
         eps: float,
+        decays: Sequence[bool],
     ) -> None:
-        """Move parameters ``(K, ...)`` by one step."""
+        """Move parameters ``(K, ...)`` by one step; some of them decay."""
         norms = [vector_norm(g.reshape(len(g), -1), dim=1) for g in gradients]
         norm = vector_norm(torch.stack(norms), dim=0)
         moves = norm < float("inf")  # nan is not less either
@@ -75,14 +73,14 @@ class StackedAdamW(NamedTuple):
         step = (self.rate / (1 - beta1**count)).float()
         root = (1 - beta2**count).sqrt().float()
         kept = 1 - self.rate * self.decay
-        groups = zip(parameters, gradients, self.first, self.second, self.decays, strict=True)
-        for p, g, first, second, decays in groups:
+        groups = zip(parameters, gradients, self.first, self.second, decays, strict=True)
+        for p, g, first, second, decaying in groups:
             each = [t.view(-1, *[1] * (p.ndim - 1)) for t in (moves, divisor, step, root, kept)]
             sound, over, pace, bias, rest = each
             g = g / over
             first.copy_(torch.where(sound, first.lerp(g, 1 - beta1), first))
             second.copy_(torch.where(sound, second.lerp(g * g, 1 - beta2), second))
-            moved = p * rest if decays else p
+            moved = p * rest if decaying else p
             moved = moved - pace * first / (second.sqrt() / bias + eps)
             p.copy_(torch.where(sound, moved, p))
 
