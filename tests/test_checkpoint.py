@@ -114,13 +114,21 @@ RUNS += [(cls, variant) for cls in (narrows.Autoencoder, narrows.VAE) for varian
 RUNS += [(narrows.AdversarialAutoencoder, "averaged")]
 for linear in (narrows.LinearAutoencoder, narrows.TopKAutoencoder):
     RUNS.remove((linear, "noisy"))  # it has no hidden layers
-FIRST = dict(RUNS) | {cls: variant for cls, variant in RUNS if variant == "noisy"}
+ALWAYS = [
+    (narrows.AdversarialAutoencoder, "noisy"),
+    (narrows.StackedAutoencoder, "noisy"),
+    (narrows.TopKAutoencoder, "plain"),
+    (narrows.VAE, "noisy"),
+    (narrows.VAE, "patient"),
+    (narrows.VAEGAN, "noisy"),
+    (narrows.VQVAE, "noisy"),
+]
 
 
 @pytest.mark.parametrize(
     ("cls", "variant"),
     [
-        pytest.param(*run, marks=() if run in FIRST.items() else pytest.mark.wide)
+        pytest.param(*run, marks=() if run in ALWAYS else pytest.mark.wide)
         for run in dict.fromkeys(RUNS)
     ],
 )

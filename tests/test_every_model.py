@@ -470,7 +470,7 @@ def test_one_row(case):
 
 
 @every_model
-@pytest.mark.parametrize("n", [5, 15, 33])
+@pytest.mark.parametrize("n", [pytest.param(5, marks=pytest.mark.wide), 15, 33])
 def test_fewer_rows_than_a_batch_or_one_more(case, n):
     X = data(case)[:n]
     model = make(case, epochs=2, validation=0.1 if n == 15 else 0.0).fit(X, LABELS[: len(X)])
@@ -514,8 +514,10 @@ def test_a_constant_column_is_restored_exactly(case):
 @every_model
 @pytest.mark.parametrize(
     "copied",
-    [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))],
-    ids=["deep", "pickle"],
+    [
+        pytest.param(copy.deepcopy, id="deep", marks=pytest.mark.wide),
+        pytest.param(lambda model: pickle.loads(pickle.dumps(model)), id="pickle"),
+    ],
 )
 def test_copies_give_the_same_answers(case, copied):
     assert_answers_as_expected(case, copied(fitted(case)))

@@ -14,6 +14,7 @@ from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from narrows.assembly import likelihood_of
 from narrows.data.arrays import as_matrix
 from narrows.data.modalities import Graph, Modality
 from narrows.data.sources import EVEN, SLICE, Batch, InMemory
@@ -23,6 +24,7 @@ from narrows.metrics.health import Diagnosis, book_usage, diagnose, fit_of_prior
 from narrows.net import Net
 from narrows.parts.generation import Plan
 from narrows.parts.latents import DiagonalGaussian, Distribution
+from narrows.parts.likelihoods import LIKELIHOODS
 from narrows.runtime import seeded
 from narrows.settings import Settings
 from narrows.stopping import best_epoch
@@ -211,7 +213,7 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Settings):
         array = self.modality_.read(X, type(self).__name__)
         source = self.modality_.source(array, y)
         source.trims = self.net_.takes_any_length
-        if self.net_.likelihood.support == "unit":
+        if LIKELIHOODS[likelihood_of(self, self.modality_)].support == "unit":
             source.clamp(0, 1)
         return self._slices(source, function)
 

@@ -142,8 +142,10 @@ class InMemory:
 
     @property
     def extremes(self) -> tuple[float, float]:
-        """The lowest and the highest value of x."""
+        """The lowest and the highest value of x; zeros where there are none."""
         x = self.x
+        if not x.numel():
+            return 0.0, 0.0
         if self.units is not None:
             x = self.units(torch.stack([x.amin(0), x.amax(0)]))
         return float(x.min()), float(x.max())
