@@ -461,7 +461,11 @@ def test_so_are_those_of_the_families(cls, parameters, sentence):
 
 
 CONTRADICTIONS = [
-    (narrows.SparseAutoencoder, {"rho": 0.05}, "needs code_activation='sigmoid'. Got 'relu'"),
+    (
+        narrows.SparseAutoencoder,
+        {"rho": 0.05},
+        "needs code_activation='sigmoid'. Got 'softshrink'",
+    ),
     (narrows.ContractiveAutoencoder, {"batch_norm": True}, "batch_norm=True mixes the samples"),
     (
         narrows.ComposedAutoencoder,

@@ -224,3 +224,13 @@ def test_a_denoiser_denoises_better_than_a_plain_autoencoder():
     errors = [np.mean((model.reconstruct(noisy) - X) ** 2) for model in (denoiser, plain)]
     assert errors[0] < 0.8 * errors[1]
     assert errors[0] < 0.5 * np.mean((noisy - X) ** 2)
+
+
+def test_a_sparse_code_has_zeros_and_no_dead_units(digits):
+    """By its own default; an L1 price alone makes values small, and none of them zero."""
+    model = narrows.SparseAutoencoder(latent_dim=96, epochs=30).fit(digits)
+    off = model.transform(digits) == 0
+    assert off.mean() > 0.15
+    assert not off.all(0).any()
+    plain = narrows.SparseAutoencoder(latent_dim=96, epochs=30, code_activation="linear")
+    assert not (plain.fit(digits).transform(digits) == 0).any()

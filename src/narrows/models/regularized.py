@@ -39,8 +39,8 @@ class SparseAutoencoder(Autoencoder):
 
     -log p(x | z) + sparsity * sum_j |z_j|
 
-    Where rho is given, the price is sparsity * sum_j KL(rho || mean z_j). By default units are
-    rectified, so that most are off for a sample.
+    Where rho is given, the price is sparsity * sum_j KL(rho || mean z_j). By default small values
+    of a unit are shrunk to zero (Gregor & LeCun), so that it is off, on, or on with another sign.
 
     Use it for overcomplete codes of which few are active at a time; not where an exact number of
     active units is wanted (see TopKAutoencoder).
@@ -52,6 +52,8 @@ class SparseAutoencoder(Autoencoder):
     References:
         Sparse autoencoder, CS294A lecture notes (Ng, 2011),
         https://web.stanford.edu/class/cs294a/sparseAutoencoder_2011new.pdf
+        Learning Fast Approximations of Sparse Coding (Gregor & LeCun, 2010),
+        https://icml.cc/Conferences/2010/papers/449.pdf
 
     >>> from narrows import SparseAutoencoder
     >>> from sklearn.datasets import load_iris
@@ -61,8 +63,8 @@ class SparseAutoencoder(Autoencoder):
     (150, 8)
     """
 
-    code_activation: Annotated[str, OneOf(ACTIVATIONS)] = "relu"
-    sparsity: NonNegative = 0.3
+    code_activation: Annotated[str, OneOf(ACTIVATIONS)] = "softshrink"
+    sparsity: NonNegative = 0.1
     rho: Annotated[float, Gt(0), Lt(1)] | None = None
 
     def build(self, modality: Modality) -> Net:

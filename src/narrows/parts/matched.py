@@ -51,8 +51,8 @@ class Matched(Point):
             raise ParameterError(f"A code has no prior '{prior}'. It is one of {PRIORS}.")
         if prior == "mixture" and dim < 2:
             raise ParameterError(
-                f"A prior of several Gaussians lies on a circle and needs latent_dim ≥ 2. Got {dim} "
-                "instead."
+                "A prior of several Gaussians lies on a circle and needs latent_dim ≥ 2. Got "
+                f"{dim} instead."
             )
         self.kind = prior
         mean, logvar = torch.zeros(1, dim), torch.zeros(1, dim)

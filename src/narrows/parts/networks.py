@@ -53,6 +53,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
+    "softshrink": nn.Softshrink,
     "linear": nn.Identity,
 }
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
