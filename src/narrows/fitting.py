@@ -210,9 +210,10 @@ def check_unit(model: "BaseAutoencoder", likelihood: str, source: InMemory) -> N
     Raises:
         DataError: there are, and the scaling leaves them there.
     """
+    if model.scaling not in ("none", "standard", "robust"):
+        return
     low, high = source.extremes
-    outside = not 0 <= low <= high <= 1 + 1e-6
-    if outside and model.scaling in ("none", "standard", "robust"):
+    if not 0 <= low <= high <= 1 + 1e-6:
         raise DataError(
             f"likelihood='{likelihood}' explains values in [0, 1]; X has values from "
             f"{low:.4g} to {high:.4g}. Set scaling='auto' or 'minmax', "

@@ -1,6 +1,6 @@
 """Variational autoencoders that shape the aggregate posterior, so that units stay apart."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Le
 from torch import Tensor, randn_like, zeros_like
@@ -143,7 +143,9 @@ class InfoVAE(VAE):
     (3, 4)
     """
 
-    meaningless = {"beta": "means nothing beside alpha, which weighs the KL"}  # noqa: RUF012
+    meaningless: ClassVar[dict[str, str]] = {
+        "beta": "means nothing beside alpha, which weighs the KL"
+    }
 
     alpha: Annotated[float, Le(1)] = 0.5
     lam: NonNegative = 20.0

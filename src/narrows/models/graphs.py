@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 from math import log
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -358,7 +358,7 @@ class VariationalGraphAutoencoder(_GraphModel, VAE):
     (7, 7)
     """
 
-    meaningless = {  # noqa: RUF012
+    meaningless: ClassVar[dict[str, str]] = {
         "distortion": "bounds the error of samples, and links have none"
     }
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -89,7 +89,7 @@ class StackedAutoencoder(Autoencoder):
     """
 
     calculates = True
-    meaningless = {  # noqa: RUF012
+    meaningless: ClassVar[dict[str, str]] = {
         "linear_path": "starts a whole net at its best linear code, which layers learn one by one"
     }
 

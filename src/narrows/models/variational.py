@@ -84,7 +84,7 @@ class VAE(BaseAutoencoder):
         if self.free_bits and type(net.latent) is not Gaussian:
             self.refuse_set(["free_bits"], "needs the KL of each unit to N(0, I) in closed form")
         if self.distortion is not None:
-            if net.likelihood.channels > 1 or any(True for _ in net.likelihood.parameters()):
+            if net.likelihood.channels > 1 or list(net.likelihood.parameters()):
                 names = ["scale", "likelihood"]
                 self.refuse_set(
                     names, "learns a spread from the nll, whose place distortion takes"
