@@ -155,8 +155,8 @@ def run(name: str, net: str, seed: int, data: dict[str, np.ndarray], features: F
             again = model.sample(many, seed=1, density=True)
             row["fid"], row["density"] = (features.distance(x, test) for x in (drawn, again))
             shown += [drawn[:10], again[:10]]
-        if seed == 0:
-            pictures(PICTURES / f"{name}-{net}.png", *shown)
+        if not (picture := PICTURES / f"{name}-{net}.png").exists():
+            pictures(picture, *shown)
     line = json.dumps({"name": name, "net": net, "seed": seed, "day": str(date.today()), **row})
     with ROWS.open("a") as file:
         file.write(line + "\n")

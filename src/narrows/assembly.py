@@ -69,12 +69,13 @@ def assemble(
     name = _architecture(model, modality)
     if name in GRIDS and (grid := GRIDS[name](modality.shape, model.hidden)):
         latent.settle(grid)
-    more = 0 if modality.condition is None else modality.condition.width
+    condition = modality.condition if model.told else None
+    more = 0 if condition is None else condition.width
     units, *places = latent.decoded_shape or latent.code_shape
     seen, decoded = (channels + more, *rest), (units + more, *places)
     sizes = Sizes(seen, latent.width, decoded, out, likelihood)
     encoder, decoder = networks(model, modality, sizes, architectures)
-    if modality.condition is not None:
+    if condition is not None:
         encoder, decoder = ConditionedEncoder(encoder), ConditionedDecoder(decoder)
     if model.linear_path:
         if modality.symbols:

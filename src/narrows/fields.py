@@ -75,10 +75,15 @@ class OneOf:
 
 @dataclass(frozen=True, eq=False)
 class When:
-    """Constraint of a field: it acts only where another one has a certain value."""
+    """Constraint of a field: it acts only where another one has a certain value.
+
+    A model that has no such other field admits any value.
+    """
 
     other: str
     value: Any
+    reason: str = ""
+    """Why, in place of "has no effect with ..."."""
 
     def acts(self, value: Any) -> bool:
         """Tell whether the field acts beside a value of the other."""
@@ -150,7 +155,8 @@ class Parameters(BaseEstimator):  # type: ignore[misc]
         for name, condition in self.conditions():
             value = values[condition.other]
             if not condition.acts(value):
-                self.refuse_set([name], f"has no effect with {condition.other}={value!r}")
+                reason = condition.reason or f"has no effect with {condition.other}={value!r}"
+                self.refuse_set([name], reason)
 
     def refuse_set(self, names: Iterable[str], reason: str) -> None:
         """Refuse fields that were set, and could not act.
@@ -278,7 +284,8 @@ def _annotations(cls: Any) -> dict[str, Any]:
 def _conditions(cls: Any) -> list[tuple[str, When]]:
     hints = get_type_hints(cls, include_extras=True)
     names = [field.name for field in dataclass_fields(cls)]
-    return [(name, condition) for name in names for condition in _split(hints[name])[1]]
+    each = [(name, condition) for name in names for condition in _split(hints[name])[1]]
+    return [(name, condition) for name, condition in each if condition.other in names]
 
 
 def _split(annotation: Any) -> tuple[Any, list[When]]:

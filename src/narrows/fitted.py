@@ -39,6 +39,9 @@ Codes = NDArray[Any]
 class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Settings):
     """An estimator by what it does once it has learned; `BaseAutoencoder` learns."""
 
+    told = True
+    """Whether encoder and decoder are told the condition of a sample, where there is one."""
+
     def transform(self, X: Any, y: Any = None) -> Array:
         """Return the deterministic codes ``(n, code size)``: the posterior's mean for a VAE.
 
@@ -128,6 +131,11 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Settings):
         if prior is None and density is False:
             raise ParameterError(
                 f"{type(self).__name__} has no prior to sample from. Leave density at None."
+            )
+        if condition is not None and density and not self.told:
+            raise ParameterError(
+                "density=True draws codes from a density that knows no labels. Leave `condition` "
+                "at None, or `density`."
             )
         with seeded(seed, self._device()) as fixed:
             wanted = self._drawn(n) if condition is None else self._wanted(condition, n)

@@ -86,6 +86,11 @@ class Net(nn.Module):
         """Encoder, latent, decoder and likelihood, from which another net can be made."""
         return self.encoder, self.latent, self.decoder, self.likelihood
 
+    def adopt(self, net: "Net") -> None:
+        """Take over all children of a net that this one was made of, in their order."""
+        for name, child in net.named_children():
+            self.add_module(name, child)
+
     def forward(self, batch: Batch, noise: Tensor | None = None) -> Step:
         """Run one pass; `noise` fixes the latent's draw, also in evaluation."""
         h, context = self.encode(batch)

@@ -28,8 +28,16 @@ def corruption(function: Corruption) -> Corruption:
     return function
 
 
-def corrupted(batch: Batch, name: str, amount: float) -> Batch:
-    """Return a batch whose observed values are corrupted; what is missing stays as it was."""
+def corrupted(batch: Batch, name: str | None, amount: float) -> Batch:
+    """Return a batch whose observed values are corrupted; what is missing stays as it was.
+
+    Args:
+        batch: samples.
+        name: one of `CORRUPTIONS`; None changes nothing.
+        amount: of the corruption.
+    """
+    if name is None:
+        return batch
     x = CORRUPTIONS[name](batch.x, amount)
     return replace(batch, x=x if batch.mask is None else torch.where(batch.mask > 0, x, batch.x))
 

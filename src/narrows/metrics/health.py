@@ -1,6 +1,6 @@
 """Health: what the history and the codes say about a training, in plain sentences."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -181,14 +181,15 @@ def dead_latents(codes: Array, tolerated: float = 0.1) -> Finding:
     )
 
 
-def worth_of_code(share: float, free: bool, least: float = 0.05) -> Finding:
+def worth_of_code(row: Mapping[str, float], free: bool, least: float = 0.05) -> Finding:
     """Return the finding on what a code adds to what passes beside it.
 
     Args:
-        share: of the data's variance that the code carries.
+        row: of the history, with the share of the data's variance that the code carries.
         free: whether all of x can pass beside it.
         least: the share below which the code is useless.
     """
+    share = row.get("validation_code_share", row["code_share"])
     carried = f"it carries {max(share, 0):.0%} of the variance"
     remedy = "Lower skip_rank, so that less passes beside the code."
     if share < least:

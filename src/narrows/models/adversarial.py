@@ -59,6 +59,10 @@ class _Adversarial(BaseAutoencoder):
     betas = (0.5, 0.99)  # of the autoencoder: what the critic wanted is soon out of date
     penalised = 1  # R1 looks at one of so many samples: it costs several passes
 
+    def build(self, modality: Modality) -> Net:
+        """Add the critic."""
+        return self._with_critic(super().build(modality), modality)
+
     def players(self) -> dict[str, Player]:
         """Give both the short memory that games need, and the critic no weight decay."""
         players = super().players()
@@ -69,8 +73,15 @@ class _Adversarial(BaseAutoencoder):
             "critic": (players["critic"][0], options),
         }
 
-    def _new_critic(self, shape: tuple[int, ...]) -> FollowedCritic:
-        return FollowedCritic(shape, self.critic_hidden, self.spectral_norm)
+    def _with_critic(self, net: Net, modality: Modality) -> Net:
+        shape = self._judged_shape(modality)
+        net.critic = FollowedCritic(shape, self.critic_hidden, self.spectral_norm)
+        return net
+
+    def _judged_shape(self, modality: Modality) -> tuple[int, ...]:
+        """Return the shape of what the critic sees: of a code."""
+        del modality
+        return (self.latent_dim,)
 
     @property
     def _critic(self) -> Critic:
@@ -125,12 +136,6 @@ class FactorVAE(_Adversarial):
     def latent(self) -> Gaussian:
         """Return a diagonal Gaussian."""
         return Gaussian(self.latent_dim)
-
-    def build(self, modality: Modality) -> Net:
-        """Add a critic of codes."""
-        net = super().build(modality)
-        net.critic = self._new_critic((self.latent_dim,))
-        return net
 
     def objective(self, step: Step) -> Terms:
         """Add the estimate of the total correlation."""
@@ -208,18 +213,23 @@ class AdversarialAutoencoder(_Matching):
         """Return a point code with the prior."""
         return Matched(self.latent_dim, self.prior, self.components)
 
-    def build(self, modality: Modality) -> Net:
-        """Add a critic of codes."""
-        net = super().build(modality)
-        net.critic = self._new_critic((self.latent_dim,))
-        return net
-
 
 class Features(Running):
-    """The normal distribution of a critic's features, whose scale follows training."""
+    """The normal distribution of a critic's features, whose scale follows training.
 
-    def __init__(self, size: int, scale: float | Literal["optimal", "learned"]) -> None:
+    Raises:
+        ParameterError: the scale is one that a decoder predicts.
+    """
+
+    def __init__(
+        self, size: int, scale: float | Literal["optimal", "learned", "predicted"]
+    ) -> None:
         super().__init__()
+        if scale == "predicted":
+            raise ParameterError(
+                "VAEGAN compares features of what is decoded, which have one scale: with "
+                "scale='predicted' nothing would predict it. Use 'optimal', 'learned' or a number."
+            )
         self.size, self.likelihood = size, Normal(scale)
 
     def forward(self, found: Tensor, wanted: Tensor) -> Tensor:
@@ -232,18 +242,56 @@ class Features(Running):
         self.likelihood.update(step.charges["feature"], form, weight=step.batch.weight)
 
 
-class _Geared(Net):
-    """A net whose decoder passes its gradient on to the code times a gear.
+class Judged(Net):
+    """A net that a critic of the data compares with the true samples.
 
-    What the encoder and the decoder pay for one pass then differs by that factor. The difference
-    of two passes would be noise where dropout or the statistics of batches tell them apart.
+    Its decoder passes the gradient of codes on to the encoder times a gear: what the two pay for
+    one pass then differs by that factor. The difference of two passes would be noise where dropout
+    or the statistics of batches tell them apart.
+
+    Args:
+        net: a net with a critic.
+        shape: of a sample.
+        gear: what the encoder pays of an unlikeness, relative to the decoder.
+        scale: of the critic's features, as of a normal likelihood.
+
+    Raises:
+        ParameterError: the net reads sequences of any length, which no critic sees.
     """
 
-    gear = 1.0
+    critic: Critic
+    features: Features
+
+    def __init__(self, net: Net, shape: tuple[int, ...], gear: float, scale: Any) -> None:
+        super().__init__(*net.parts)
+        self.adopt(net)
+        if self.takes_any_length and len(shape) > 1:
+            raise ParameterError(
+                "VAEGAN's critic sees samples of one size, and this architecture sequences of any "
+                "length. Use architecture='mlp'."
+            )
+        self.gear = gear
+        seen = torch.zeros(1, *shape)
+        self.features = Features(self.critic.features(seen).shape[1], scale)
 
     def decoded(self, z: Tensor, batch: Batch | None = None, *context: Any) -> Tensor:
         still = z.detach()
         return super().decoded(still + self.gear * (z - still), batch, *context)
+
+    def unlikeness(self, step: Step, direct: float) -> Step:
+        """Return the step with the mean nats of a value, of the critic's features and of the data.
+
+        Args:
+            step: a pass.
+            direct: weight of the data's own nll beside that of the features.
+        """
+        wanted = self.critic.features(shown(step.batch.target, step.batch)).detach()
+        found = self.critic.features(shown(self.likelihood.mean(step.out), step.batch))
+        feature = self.features(found, wanted)
+        own = step.nll / prod(step.batch.target.shape[1:])
+        both = (feature / self.features.size + direct * own) / (1 + direct)
+        charges = {"feature": feature.detach(), "unlikeness": both}
+        return replace(step, charges=step.charges | charges)
 
 
 class VAEGAN(_Adversarial):
@@ -295,30 +343,16 @@ class VAEGAN(_Adversarial):
         return Gaussian(self.latent_dim)
 
     def build(self, modality: Modality) -> Net:
-        """Add a critic of the data, and the distribution of its features."""
-        if self.scale == "predicted":
-            raise ParameterError(
-                "VAEGAN compares features of what is decoded, which have one scale: with "
-                "scale='predicted' nothing would predict it. Use 'optimal', 'learned' or a number."
-            )
-        net, shape = _Geared(*super().build(modality).parts), modality.shape
-        net.gear = prod(shape) / self.gamma
-        name = modality.architecture if self.architecture == "auto" else self.architecture
-        if net.takes_any_length and len(shape) > 1:
-            raise ParameterError(
-                "VAEGAN's critic sees samples of one size, and architecture="
-                f"'{name}' sequences of any length. Use architecture='mlp'."
-            )
-        critic = self._new_critic((prod(shape),) if name in ("linear", "mlp") else shape)
-        size = prod(critic.features(torch.zeros(1, *shape)).shape)
-        net.critic, net.features = critic, Features(size, self.scale)
-        return net
+        """Return a net that is compared with the data by the critic's features."""
+        shape = self._judged_shape(modality)
+        return Judged(super().build(modality), shape, prod(shape) / self.gamma, self.scale)
 
     def objective(self, step: Step) -> Terms:
-        """Weigh the KL divergence, and show the nll: as a term, it trains only its own scale."""
+        """Weigh what both pay, and show the nll: as a term, it trains only its own scale."""
         batch = step.batch
         nll = self.net_.likelihood.nll(step.out.detach(), batch.target, batch.mask)
-        return {"nll": nll, "kl": self.beta * step.charges["kl"]}
+        unlikeness = self.gamma * step.charges["unlikeness"]
+        return {"nll": nll, "kl": self.beta * step.charges["kl"], "unlikeness": unlikeness}
 
     def losses(self, batch: Batch) -> Iterator[Move]:
         """Let the autoencoder move, then the critic.
@@ -326,29 +360,20 @@ class VAEGAN(_Adversarial):
         Codes are decoded twice: once for what both pay, by different weights, and once cut off
         from the encoder, so that the decoder pays alone for what the critic detects.
         """
-        net, critic = self.net_, self._critic
-        features: Features = net.features  # type: ignore[assignment]
-        step = net(batch)
+        net: Judged = self.net_  # type: ignore[assignment]
+        step = net.unlikeness(net(batch), self.direct)
         out = net.decoded(torch.cat([step.z.detach(), self._draw(len(batch))]))
-        decoded, generated = (_shown(x, batch) for x in net.likelihood.mean(out).chunk(2))
-        true = _shown(batch.target, batch)
-        wanted = critic.features(true).detach()
-        feature = features(critic.features(_shown(net.likelihood.mean(step.out), batch)), wanted)
-        terms = {
-            "unlikeness": self.gamma * self._unlikeness(feature, step.nll, batch),
-            "adversarial": deception(critic(decoded)) + deception(critic(generated)),
-        }
-        step = replace(step, charges=step.charges | {"feature": feature.detach()})
-        yield Move("autoencoder", self.objective(step) | terms, step)
-        yield self._detect(true, decoded, generated)
+        decoded, generated = (shown(x, batch) for x in net.likelihood.mean(out).chunk(2))
+        price = deception(self._critic(decoded)) + deception(self._critic(generated))
+        yield Move("autoencoder", self.objective(step) | {"adversarial": price}, step)
+        yield self._detect(shown(batch.target, batch), decoded, generated)
 
-    def _unlikeness(self, feature: Tensor, nll: Tensor, batch: Batch) -> Tensor:
-        """Return the mean nats of a value, of the features and of the data, ``(batch,)``."""
-        size: int = self.net_.features.size  # type: ignore[assignment]
-        values = prod(batch.target.shape[1:])
-        return (feature / size + self.direct * nll / values) / (1 + self.direct)
+    def _judged_shape(self, modality: Modality) -> tuple[int, ...]:
+        """Return the shape of a sample: flat for dense nets, whose critic is dense too."""
+        name = modality.architecture if self.architecture == "auto" else self.architecture
+        return (prod(modality.shape),) if name in ("linear", "mlp") else modality.shape
 
 
-def _shown(x: Tensor, batch: Batch) -> Tensor:
+def shown(x: Tensor, batch: Batch) -> Tensor:
     """Return what the critic sees: nothing where the batch was not observed."""
     return x if batch.mask is None else x * batch.mask

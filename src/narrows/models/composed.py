@@ -11,7 +11,7 @@ from narrows.data.sources import Batch
 from narrows.errors import ParameterError, nearest
 from narrows.fields import NonNegative, OneOf, Unless
 from narrows.net import Move, Net, Step, Terms
-from narrows.parts.latents import LATENTS, Latent
+from narrows.parts.latents import LATENTS, Latent, new_latent
 from narrows.parts.penalties import PENALTIES, refuse_mixing
 
 __all__ = ["ComposedAutoencoder"]
@@ -56,12 +56,7 @@ class ComposedAutoencoder(BaseAutoencoder):
 
     def latent(self) -> Latent:
         """Return the named latent."""
-        try:
-            return LATENTS[self.code](self.latent_dim, **(self.code_options or {}))
-        except TypeError as error:
-            raise ParameterError(
-                f"code_options do not fit code='{self.code}': {error}."
-            ) from error
+        return new_latent(self.code, self.latent_dim, self.code_options or {})
 
     def build(self, modality: Modality) -> Net:
         """Refuse an encoder that mixes samples where a Jacobian is asked for."""
@@ -84,9 +79,7 @@ class ComposedAutoencoder(BaseAutoencoder):
 
     def losses(self, batch: Batch) -> Iterator[Move]:
         """Corrupt the encoder's input where asked to."""
-        if self.corruption is not None:
-            batch = corrupted(batch, self.corruption, self.noise)
-        return super().losses(batch)
+        return super().losses(corrupted(batch, self.corruption, self.noise))
 
     def _known(self, name: str, options: dict[str, Any], field: str) -> Any:
         if name not in options:

@@ -1,7 +1,7 @@
 """Conditional variational autoencoders: what is known of a sample need not be in its code."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,8 +28,16 @@ EXAMPLES = 256
 """Training conditions that are kept, for `sample` to draw from."""
 
 
-class _Labelled(BaseAutoencoder):
-    """Base of the models that may be fitted to labels, and then predict them."""
+class _Conditioned(BaseAutoencoder):
+    """Base of the models that are told something of each sample beside it.
+
+    Where it is labels, they can also be predicted.
+    """
+
+    takes: ClassVar[tuple[type[Condition], ...]] = (Labels,)
+    """What y may hold."""
+    wants = "labels"
+    """The same in words."""
 
     @property
     def classes_(self) -> NDArray[Any]:
@@ -46,18 +54,37 @@ class _Labelled(BaseAutoencoder):
         self._labels()
         return self._map(X, lambda batch: self._logits(batch).softmax(1)).numpy()
 
+    def describe(self, X: Any, y: Any) -> Modality:
+        """Note what is known of the samples."""
+        modality = super().describe(X, y)
+        return replace(modality, condition=self._condition(modality, y))
+
+    def prepare(self, source: InMemory) -> None:
+        """Keep some numbers to sample under."""
+        super().prepare(source)
+        if source.condition is not None and isinstance(self.modality_.condition, Numbers):
+            rows = torch.randint(len(source), (EXAMPLES,), device=source.x.device)
+            self.net_.get_buffer("examples").copy_(source.condition[rows])
+
+    def _condition(self, modality: Modality, y: Any) -> Condition:
+        """Note what y holds."""
+        del modality
+        name = type(self).__name__
+        if y is None:
+            raise DataError(
+                f"{name} requires y to be passed, but the target y is None. Give {self.wants}."
+            )
+        condition = describe_condition(y)
+        if not isinstance(condition, self.takes):
+            raise DataError(
+                f"{name} takes one label a sample as y, (n,). Got numbers (n, columns): "
+                "ConditionalVAE takes those."
+            )
+        return condition
+
     def _logits(self, batch: Batch) -> Tensor:
         """Return the logits of q(y | x)."""
         raise NotImplementedError
-
-    def _described(self, y: Any, wanted: str) -> Condition:
-        """Note what y holds; without it, say what was wanted."""
-        if y is None:
-            raise DataError(
-                f"{type(self).__name__} requires y to be passed, but the target y is None. Give "
-                f"{wanted}."
-            )
-        return describe_condition(y)
 
     def _labels(self) -> Labels:
         check_is_fitted(self)
@@ -68,8 +95,20 @@ class _Labelled(BaseAutoencoder):
         return self.modality_.condition
 
     def _drawn(self, n: int) -> Tensor:
+        if not isinstance(self.modality_.condition, Labels):
+            return self.net_.get_buffer("examples").cpu()[torch.randint(EXAMPLES, (n,))]
         shares = torch.tensor(self._labels().shares)
         return torch.eye(len(shares))[shares.multinomial(n, replacement=True)]
+
+    def _decode(
+        self, codes: Tensor, condition: Tensor | None = None, plan: Plan | None = None
+    ) -> Tensor:
+        given, decode = self.modality_.condition, super()._decode
+        if condition is not None or given is None or not self.told:
+            return decode(codes, condition, plan)
+        common = given.common(mean=not self.modality_.symbols)
+        parts = [p * decode(codes, y.expand(len(codes), -1), plan) for p, y in common]
+        return torch.stack(parts).sum(0)
 
     def __sklearn_tags__(self) -> Tags:
         """Tell scikit-learn that y is needed, unless columns of X take its place."""
@@ -78,7 +117,7 @@ class _Labelled(BaseAutoencoder):
         return tags
 
 
-class ConditionalVAE(_Labelled, VAE):
+class ConditionalVAE(_Conditioned, VAE):
     """Encoder and decoder are told labels or numbers, so that the code holds what they leave open.
 
     E[-log p(x | z, y)] + beta * KL(q(z | x, y) || N(0, I)) - alpha * log q(y | x)
@@ -113,65 +152,36 @@ class ConditionalVAE(_Labelled, VAE):
     (3, 4)
     """
 
+    takes = (Labels, Numbers)
+    wants = "labels or numbers, or name columns of a data frame with condition="
+
     alpha: Positive = 10.0
     condition: tuple[str, ...] | None = None
 
-    def describe(self, X: Any, y: Any) -> Modality:
-        """Note what the condition is."""
-        modality = super().describe(X, y)
-        if self.condition is None:
-            wanted = "labels or numbers, or name columns of a data frame with condition="
-            return replace(modality, condition=self._described(y, wanted))
-        columns = modality.columns if isinstance(modality, Table) else ()
-        return replace(modality, condition=Numbers.among(columns, self.condition))
-
     def build(self, modality: Modality) -> Net:
         """Add a classifier where the condition is a label."""
-        net = super().build(modality)
-        given = modality.condition
+        net, given = super().build(modality), modality.condition
         if isinstance(given, Labels):
             sizes = Sizes(modality.shape, (given.width,), (given.width,), modality.shape)
-            classifier, _ = networks(self, modality, sizes)
-            return LabelNet(net, classifier, given)
-        reason = "weighs the classifier of labels, and has no effect on numbers"
-        self.refuse_set(["alpha"], reason)
-        width = 1 if given is None else given.width
-        net.register_buffer("examples", torch.zeros(EXAMPLES, width))
+            return LabelNet(net, networks(self, modality, sizes)[0], given, self.alpha)
+        self.refuse_set(["alpha"], "weighs the classifier of labels, and has no effect on numbers")
+        net.register_buffer("examples", torch.zeros(EXAMPLES, 1 if given is None else given.width))
         return net
-
-    def prepare(self, source: InMemory) -> None:
-        """Keep some conditions to sample from."""
-        if source.condition is not None and isinstance(self.modality_.condition, Numbers):
-            rows = torch.randint(len(source), (EXAMPLES,), device=source.x.device)
-            self.net_.get_buffer("examples").copy_(source.condition[rows])
 
     def objective(self, step: Step) -> Terms:
         """Add what unknown labels cost, and what the classifier misses of the known ones."""
         terms = super().objective(step)
-        terms |= {name: cost for name, cost in step.charges.items() if name not in terms}
-        if "classifier" in terms:
-            terms["classifier"] = self.alpha * terms["classifier"]
-        return terms
+        return terms | {name: cost for name, cost in step.charges.items() if name not in terms}
+
+    def _condition(self, modality: Modality, y: Any) -> Condition:
+        if self.condition is None:
+            return super()._condition(modality, y)
+        columns = modality.columns if isinstance(modality, Table) else ()
+        return Numbers.among(columns, self.condition)
 
     def _logits(self, batch: Batch) -> Tensor:
         logits: Tensor = self.net_.get_submodule("classifier")(batch)
         return logits
-
-    def _drawn(self, n: int) -> Tensor:
-        if isinstance(self.modality_.condition, Labels):
-            return super()._drawn(n)
-        return self.net_.get_buffer("examples").cpu()[torch.randint(EXAMPLES, (n,))]
-
-    def _decode(
-        self, codes: Tensor, condition: Tensor | None = None, plan: Plan | None = None
-    ) -> Tensor:
-        given = self.modality_.condition
-        if condition is not None or given is None:
-            return super()._decode(codes, condition, plan)
-        decode = super()._decode
-        common = given.common(mean=not self.modality_.symbols)
-        parts = [p * decode(codes, y.expand(len(codes), -1), plan) for p, y in common]
-        return torch.stack(parts).sum(0)
 
 
 class LabelNet(Net):
@@ -181,15 +191,15 @@ class LabelNet(Net):
         net: a net whose condition is a one-hot label.
         classifier: from a batch to the logits of its labels.
         labels: what is known of the labels.
+        alpha: weight of the classifier, relative to the share of labelled samples.
     """
 
     log_shares: Tensor
 
-    def __init__(self, net: Net, classifier: nn.Module, labels: Labels) -> None:
+    def __init__(self, net: Net, classifier: nn.Module, labels: Labels, alpha: float) -> None:
         super().__init__(*net.parts)
-        for name, child in net.named_children():  # what else there may be, in its order
-            self.add_module(name, child)
-        self.classifier, self.labelled = classifier, labels.labelled
+        self.adopt(net)
+        self.classifier, self.alpha, self.labelled = classifier, alpha, labels.labelled
         shares = torch.tensor(labels.shares)
         self.register_buffer("log_shares", shares.log(), persistent=False)
 
@@ -212,7 +222,7 @@ class LabelNet(Net):
         log_q, context = context[0].log_softmax(1), context[1:]
         if batch.known is None or batch.condition is None:
             step = super().complete(batch, h, context, noise)
-            missed = -(batch.condition * log_q).sum(1)
+            missed = -self.alpha * (batch.condition * log_q).sum(1)
             return replace(step, charges=step.charges | {"classifier": missed})
         step = super().complete(self._every(batch), h, context, noise)
         n, known = len(batch), batch.known
@@ -224,7 +234,8 @@ class LabelNet(Net):
 
         charges = {name: mean(cost) for name, cost in step.charges.items()}
         charges["kl_label"] = (1 - known) * (log_q.exp() * (log_q - self.log_shares)).sum(1)
-        charges["classifier"] = -(batch.condition * log_q).sum(1) / self.labelled
+        missed = -(batch.condition * log_q).sum(1) / self.labelled
+        charges["classifier"] = self.alpha * missed
         h, z, out = step.h[rows], step.z[rows], step.out[rows]
         q = self.latent.posterior(h)
         return Step(batch, h, q, z, out, mean(step.nll), charges, self.progress)

@@ -1,23 +1,24 @@
 """Variational autoencoders that shape the aggregate posterior, so that units stay apart."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Le
-from torch import Tensor, randn_like, zeros_like
+from torch import randn_like
 
 from narrows.data.modalities import Modality
 from narrows.data.sources import InMemory
 from narrows.errors import ParameterError
-from narrows.fields import NonNegative, OneOf
-from narrows.models.variational import VAE
+from narrows.fields import NonNegative, OneOf, Unless
+from narrows.models.variational import VAE, _Annealed
 from narrows.net import Net, Step, Terms
-from narrows.parts.divergences import KERNELS, aggregate, mmd, moments
+from narrows.parts.divergences import KERNELS, decomposed_kl, mmd, moments
 from narrows.parts.latents import DiagonalGaussian
+from narrows.parts.schedules import COURSES
 
 __all__ = ["DIPVAE", "BetaTCVAE", "InfoVAE"]
 
 
-class BetaTCVAE(VAE):
+class BetaTCVAE(_Annealed):
     """VAE that charges the total correlation between its units more than the rest of the KL.
 
     E[-log p(x | z)] + s(t) * (alpha * I(x; z) + beta * KL(q(z) || prod_k q(z_k))
@@ -48,11 +49,6 @@ class BetaTCVAE(VAE):
     ['dimension_kl', 'epoch', 'learning_rate', 'loss']
     """
 
-    meaningless = dict.fromkeys(
-        ("capacity", "free_bits", "distortion"),
-        "means nothing where the parts of the KL have their own weights",
-    )
-
     alpha: NonNegative = 1.0
     beta: NonNegative = 6.0
     gamma: NonNegative = 1.0
@@ -64,17 +60,13 @@ class BetaTCVAE(VAE):
 
     def objective(self, step: Step) -> Terms:
         """Weigh the three parts of the KL."""
-        q, z = posterior(step), step.z
-        stratified, weight = self.sampling == "stratified", step.batch.weight
-        joint, product = aggregate(q, z, self._size, stratified, weight)
-        prior = DiagonalGaussian(zeros_like(z), zeros_like(z))
-        risen = self.risen(step)
-        return {
-            "nll": step.nll,
-            "mutual_information": risen * self.alpha * (q.log_prob(z) - joint),
-            "total_correlation": risen * self.beta * (joint - product),
-            "dimension_kl": risen * self.gamma * (product - prior.log_prob(z)),
-        }
+        parts = decomposed_kl(
+            posterior(step), step.z, self._size, self.sampling == "stratified", step.batch.weight
+        )
+        names = ("mutual_information", "total_correlation", "dimension_kl")
+        weights = (self.alpha, self.beta, self.gamma)
+        rows = zip(names, weights, parts, strict=True)
+        return {"nll": step.nll} | {name: self.risen(step) * w * part for name, w, part in rows}
 
 
 class DIPVAE(VAE):
@@ -115,14 +107,14 @@ class DIPVAE(VAE):
         return super().objective(step) | prices
 
 
-class InfoVAE(VAE):
+class InfoVAE(_Annealed):
     """VAE that holds all codes together to the prior, and each one's posterior less.
 
     E[-log p(x | z)] + (1 - alpha) * KL(q(z | x) || N(0, I)) + (alpha + lam - 1) * D(q(z), N(0, I))
 
     D is the squared maximum mean discrepancy of the batch's codes from as many draws of the
     prior, without bias, its kernel summed over seven bandwidths. alpha = 0 and lam = 1 make the
-    VAE, alpha = 1 the MMD-VAE. beta must stay 1: the KL's weight is 1 - alpha.
+    VAE, alpha = 1 the MMD-VAE.
 
     Use it where a VAE ignores its code; not where the objective must stay a bound on the
     likelihood.
@@ -143,34 +135,25 @@ class InfoVAE(VAE):
     (3, 4)
     """
 
-    meaningless: ClassVar[dict[str, str]] = {
-        "beta": "means nothing beside alpha, which weighs the KL"
-    }
-
     alpha: Annotated[float, Le(1)] = 0.5
     lam: NonNegative = 20.0
     kernel: Annotated[str, OneOf(KERNELS)] = "imq"
+    kl_schedule: Annotated[str, OneOf(COURSES), Unless("alpha", 1)] = "constant"
 
     def build(self, modality: Modality) -> Net:
-        """Refuse a negative weight of the divergence, and prices of a KL that costs nothing."""
+        """Refuse a negative weight of the divergence."""
         if self.alpha + self.lam < 1:
             raise ParameterError(
                 f"lam must be at least 1 - alpha = {1 - self.alpha:g}, or the divergence would be "
                 f"maximised. Got lam={self.lam} instead."
             )
-        if self.alpha == 1:
-            names = ["kl_schedule", "capacity", "free_bits"]
-            self.refuse_set(names, "has no effect with alpha=1, where the KL costs nothing")
         return super().build(modality)
 
-    def charge(self, step: Step) -> Tensor:
-        """Weigh the KL by 1 - alpha."""
-        return (1 - self.alpha) * super().charge(step)
-
     def objective(self, step: Step) -> Terms:
-        """Add the discrepancy from the prior."""
+        """Weigh the KL by 1 - alpha, and add the discrepancy from the prior."""
+        kl = (1 - self.alpha) * self.risen(step) * step.charges["kl"]
         gap = mmd(step.z, randn_like(step.z), self.kernel, weight=step.batch.weight)
-        return super().objective(step) | {"mmd": (self.alpha + self.lam - 1) * gap}
+        return {"nll": step.nll, "kl": kl, "mmd": (self.alpha + self.lam - 1) * gap}
 
 
 def posterior(step: Step) -> DiagonalGaussian:

@@ -399,6 +399,4 @@ class AdversarialGraphAutoencoder(_GraphModel, _Matching):
 
     def build(self, modality: Modality) -> Net:
         """Add a critic of codes."""
-        net = super().build(modality)
-        net.critic = self._new_critic((self.latent_dim,))
-        return net
+        return self._with_critic(super().build(modality), modality)

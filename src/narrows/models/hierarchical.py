@@ -1,14 +1,19 @@
 """Hierarchical variational autoencoders: codes of codes."""
 
-from narrows.base import BaseAutoencoder
-from narrows.fields import Count, Fraction, NonNegative
+from typing import Annotated
+
+from annotated_types import Gt, Le
+
+from narrows.fields import Count, NonNegative, OneOf, Unless
+from narrows.models.variational import _Annealed
 from narrows.net import Step, Terms
 from narrows.parts.hierarchy import Ladder
+from narrows.parts.schedules import COURSES
 
 __all__ = ["HierarchicalVAE"]
 
 
-class HierarchicalVAE(BaseAutoencoder):
+class HierarchicalVAE(_Annealed):
     """A ladder of Gaussian codes, each level the prior of the one below it.
 
     E[-log p(x | z_1)] + beta * s(t) * sum_i E[KL(q(z_i | z_i+1, x) || p(z_i | z_i+1))]
@@ -24,7 +29,6 @@ class HierarchicalVAE(BaseAutoencoder):
     Args:
         levels: number of levels; 1 is the VAE.
         beta: weight of the KL divergences.
-        kl_warmup: share of training over which their weight rises; 0 starts with all of it.
 
     References:
         Ladder Variational Autoencoders (Sønderby et al., 2016), https://arxiv.org/abs/1602.02282
@@ -38,7 +42,8 @@ class HierarchicalVAE(BaseAutoencoder):
 
     levels: Count = 2
     beta: NonNegative = 1.0
-    kl_warmup: Fraction = 0.1
+    kl_schedule: Annotated[str, OneOf(COURSES)] = "linear"
+    kl_warmup: Annotated[float, Gt(0), Le(1), Unless("kl_schedule", "constant")] = 0.1
 
     def latent(self) -> Ladder:
         """Return a ladder."""
@@ -46,7 +51,5 @@ class HierarchicalVAE(BaseAutoencoder):
 
     def objective(self, step: Step) -> Terms:
         """Weigh the KL divergences of all levels."""
-        weight = step.progress.new_tensor(self.beta)
-        if self.kl_warmup and self.net_.training:
-            weight = weight * (step.progress / self.kl_warmup).clamp(max=1)
+        weight = self.beta * self.risen(step)
         return {"nll": step.nll} | {name: weight * kl for name, kl in step.charges.items()}

@@ -18,6 +18,9 @@ from narrows.parts.mixtures import GaussianMixture
 __all__ = ["FlowVAE", "PseudoInputs", "VampPriorVAE"]
 
 
+MIXING = {"batch_norm": "would mix the statistics of the pseudo-inputs with those of the data"}
+
+
 class VampPriorVAE(VAE):
     """The prior is the mean of the posteriors of learned pseudo-inputs, so it fits the codes.
 
@@ -42,6 +45,7 @@ class VampPriorVAE(VAE):
     """
 
     calculates = True
+    meaningless = MIXING
 
     pseudo_inputs: Count = 64
 
@@ -51,11 +55,6 @@ class VampPriorVAE(VAE):
 
     def build(self, modality: Modality) -> Net:
         """Return a net whose prior goes through its encoder."""
-        if self.batch_norm:
-            raise ParameterError(
-                "VampPriorVAE encodes its pseudo-inputs beside the data, and batch_norm=True "
-                "would mix their statistics. Set batch_norm=False."
-            )
         net = super().build(modality)
         shape = modality.shape
         net.latent = PseudoInputs(self.latent_dim, net.encoder, shape, self.pseudo_inputs)

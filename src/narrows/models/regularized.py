@@ -7,8 +7,7 @@ from torch import randn_like
 
 from narrows.base import BaseAutoencoder
 from narrows.data.modalities import Modality
-from narrows.errors import ParameterError
-from narrows.fields import NonNegative, OneOf, Unless
+from narrows.fields import NonNegative, OneOf, Unless, When
 from narrows.models.plain import Autoencoder
 from narrows.net import Net, Running, Step, Terms
 from narrows.parts.divergences import KERNELS, mmd
@@ -32,6 +31,12 @@ __all__ = [
     "SparseAutoencoder",
     "WassersteinAutoencoder",
 ]
+
+
+Share = Annotated[float, Gt(0), Lt(1)]
+MEANS = "compares mean activations in (0, 1) and needs code_activation='sigmoid'"
+BARE = "leaves no weight to the decoder that could be held"
+FIXED = "adds fixed weights, which cannot be held"
 
 
 class SparseAutoencoder(Autoencoder):
@@ -65,16 +70,7 @@ class SparseAutoencoder(Autoencoder):
 
     code_activation: Annotated[str, OneOf(ACTIVATIONS)] = "softshrink"
     sparsity: NonNegative = 0.1
-    rho: Annotated[float, Gt(0), Lt(1)] | None = None
-
-    def build(self, modality: Modality) -> Net:
-        """Refuse a target activation for codes that are no activations."""
-        if self.rho is not None and self.code_activation != "sigmoid":
-            raise ParameterError(
-                f"KL sparsity (rho={self.rho}) compares mean activations in (0, 1) and needs "
-                f"code_activation='sigmoid'. Got '{self.code_activation}' instead."
-            )
-        return super().build(modality)
+    rho: Annotated[Share | None, When("code_activation", "sigmoid", MEANS)] = None
 
     def objective(self, step: Step) -> Terms:
         """Add the price of activity."""
@@ -158,14 +154,11 @@ class RegularizedAutoencoder(Autoencoder):
     code_penalty: NonNegative = 0.01
     decoder_penalty: Annotated[NonNegative, Unless("regularizer", "spectral_norm")] = 0.1
     weight_decay: NonNegative = 0.0
+    tied: Annotated[bool, When("regularizer", "gradient_penalty", BARE)] = False
+    linear_path: Annotated[bool, When("regularizer", "gradient_penalty", FIXED)] = False
 
     def build(self, modality: Modality) -> Net:
         """Return a net whose decoder can be held smooth in the way asked for."""
-        if self.regularizer != "gradient_penalty":
-            why = f"leaves no weight to the decoder that regularizer='{self.regularizer}' could "
-            self.refuse_set(["tied"], why + "hold")
-            why = f"adds fixed weights, which regularizer='{self.regularizer}' cannot hold"
-            self.refuse_set(["linear_path"], why)
         net = super().build(modality)
         if self.regularizer == "gradient_penalty":
             refuse_mixing(self, net)
@@ -176,12 +169,11 @@ class RegularizedAutoencoder(Autoencoder):
     def objective(self, step: Step) -> Terms:
         """Add the prices of the code and of the decoder."""
         terms = super().objective(step) | {"code": self.code_penalty * l2(self.net_, step)}
-        if self.regularizer == "l2":
-            terms["decoder"] = self.decoder_penalty * 0.5 * weights(self.net_.decoder)
-        elif self.regularizer == "gradient_penalty":
-            norm = decoder_jacobian(self.net_, step)
-            terms["decoder"] = self.decoder_penalty * 0.5 * norm
-        return terms
+        if self.regularizer == "spectral_norm":
+            return terms
+        gradient = self.regularizer == "gradient_penalty"
+        price = decoder_jacobian(self.net_, step) if gradient else weights(self.net_.decoder)
+        return terms | {"decoder": self.decoder_penalty * 0.5 * price}
 
 
 class WassersteinAutoencoder(BaseAutoencoder):

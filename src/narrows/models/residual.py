@@ -1,14 +1,13 @@
 """Autoencoders whose code explains what a linear path beside it leaves over."""
 
 from dataclasses import replace
-from math import prod
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import torch
-from annotated_types import Ge
 
 from narrows.data.modalities import Modality
 from narrows.errors import ContextError
+from narrows.fields import Count
 from narrows.metrics.health import Diagnosis, worth_of_code
 from narrows.models.plain import Autoencoder
 from narrows.net import Net, Step, Terms
@@ -45,8 +44,8 @@ class ResidualAutoencoder(Autoencoder):
     the skip carries values beside the code.
 
     Args:
-        skip_rank: rank of W, how many numbers pass beside the code; 0 for no path. None lets all
-            of x pass, which makes the code useless: `diagnose` says so.
+        skip_rank: rank of W, how many numbers pass beside the code. None lets all of x pass, which
+            makes the code useless: `diagnose` says so.
 
     References:
         Deep Residual Learning for Image Recognition (He et al., 2016),
@@ -62,31 +61,21 @@ class ResidualAutoencoder(Autoencoder):
 
     calculates = True
 
-    skip_rank: Annotated[int, Ge(0)] | None = 2
+    skip_rank: Count | None = 2
 
     def build(self, modality: Modality) -> Net:
         """Lay the linear path beside the code."""
-        net = super().build(modality)
-        if self.skip_rank == 0:
-            return net
-        channels, *grid = modality.shape
+        net, (channels, *grid) = super().build(modality), modality.shape
         out = (channels * net.likelihood.channels, *grid)
         encoder = SkippingEncoder(net.encoder, Skip(modality.shape, out, self.skip_rank))
         return _Skipping(encoder, net.latent, SkippingDecoder(net.decoder), net.likelihood)
 
     @property
     def inverse_transform(self) -> Any:
-        """Decode codes where there is no path beside them, else raise a `ContextError`."""
-        if self.skip_rank != 0:
-            raise ContextError(BARE)
-        return super().inverse_transform
+        """Raise a `ContextError`: a bare code does not say of which x it is."""
+        raise ContextError(BARE)
 
     def diagnose(self) -> Diagnosis:
         """Name a path that makes the code useless."""
-        if self.skip_rank == 0:
-            return super().diagnose()
-        row = self.history_[-1]
-        share = row.get("validation_code_share", row["code_share"])
-        values = prod(self.modality_.shape)
-        free = self.skip_rank is None or self.skip_rank >= values
-        return super().diagnose().having(worth_of_code(share, free))
+        free = self.net_.encoder.skip.free  # type: ignore[union-attr]
+        return super().diagnose().having(worth_of_code(self.history_[-1], bool(free)))

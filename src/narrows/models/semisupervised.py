@@ -1,7 +1,6 @@
 """Autoencoders whose code has a place for each label, of which few need be known."""
 
-from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -9,20 +8,18 @@ from torch import Tensor
 from narrows.data.conditions import Labels
 from narrows.data.modalities import Modality
 from narrows.data.sources import Batch
-from narrows.errors import DataError, ParameterError
 from narrows.fields import Count, NonNegative
 from narrows.models.adversarial import _Matching
-from narrows.models.conditional import _Labelled
+from narrows.models.conditional import _Conditioned
 from narrows.net import Net, Step, Terms
 from narrows.parts.generation import Plan
 from narrows.parts.latents import Distribution
-from narrows.parts.matched import Matched
-from narrows.parts.mixtures import GaussianMixture
+from narrows.parts.matched import Matched, Regions
 
 __all__ = ["SemiSupervisedAdversarialAutoencoder"]
 
 
-class SemiSupervisedAdversarialAutoencoder(_Labelled, _Matching):
+class SemiSupervisedAdversarialAutoencoder(_Conditioned, _Matching):
     """Each label has a Gaussian of the prior to itself; codes of known labels are held to theirs.
 
     -log p(x | z) - adversarial * log D(z, y) - alpha * log p(y | z) with z = f(x)
@@ -54,93 +51,75 @@ class SemiSupervisedAdversarialAutoencoder(_Labelled, _Matching):
     (3, 4)
     """
 
+    told = False
+
     latent_dim: Count = 2  # of more units, reconstruction would leave these two alone
     adversarial: NonNegative = 10.0
     alpha: NonNegative = 10.0
-
-    def describe(self, X: Any, y: Any) -> Modality:
-        """Note the labels."""
-        modality, labels = super().describe(X, y), self._described(y, "labels")
-        if not isinstance(labels, Labels):
-            raise DataError(
-                "SemiSupervisedAdversarialAutoencoder takes one label a sample as y, (n,). Got "
-                "numbers (n, columns): ConditionalVAE takes those."
-            )
-        return replace(modality, condition=labels)
 
     def latent(self) -> Matched:
         """Return a point code; `build` knows how many Gaussians its prior has."""
         return Matched(self.latent_dim, "mixture")
 
     def build(self, modality: Modality) -> Net:
-        """Return a net that sees no label, and a critic that does."""
-        labels: Labels = modality.condition  # type: ignore[assignment]
-        net = Unconditioned(super().build(replace(modality, condition=None)))
-        net.latent = Matched(self.latent_dim, "mixture", labels.width)
-        net.critic = self._new_critic((self.latent_dim + labels.width + 1,))
-        net.register_buffer("shares", torch.tensor(labels.shares), persistent=False)
-        return net
+        """Return a net whose prior has a Gaussian for each label."""
+        net = super().build(modality)
+        net.latent = Regions(self.latent_dim, labels(modality).shares)
+        return Unconditioned(net)
 
     def objective(self, step: Step) -> Terms:
-        """Add the price of codes outside the Gaussians of their labels."""
-        missed = -(_hot(step.batch) * self._log_shares(step.z).log_softmax(1)).sum(1)
-        labels: Labels = self.modality_.condition  # type: ignore[assignment]
-        return super().objective(step) | {"label": self.alpha / labels.labelled * missed}
+        """Add the price of codes outside the Gaussians of their labels, where they are known."""
+        missed = -(hot(step.batch) * self._regions.joint(step.z).log_softmax(1)).sum(1)
+        price = self.alpha / labels(self.modality_).labelled * missed
+        return super().objective(step) | {"label": price}
+
+    def _judged_shape(self, modality: Modality) -> tuple[int, ...]:
+        return (self.latent_dim + labels(modality).width + 1,)
 
     def _judged(self, z: Tensor, batch: Batch) -> Tensor:
-        label = _hot(batch)
+        label = hot(batch)
         return torch.cat([z, label, 1 - label.sum(1, keepdim=True)], 1)
 
     def _draw_for(self, batch: Batch) -> Tensor:
-        label = _hot(batch)
-        anyone = self.net_.get_buffer("shares").multinomial(len(batch), replacement=True)
-        return self._mixture.given(torch.where(label.sum(1) > 0, label.argmax(1), anyone))
-
-    def sample(self, n: int = 1, *, condition: Any = None, **options: Any) -> Any:
-        """Return n new samples; see `BaseAutoencoder.sample`. A fitted density knows no labels."""
-        if condition is not None and options.get("density"):
-            raise ParameterError(
-                "density=True draws codes from a density that knows no labels. Leave `condition` "
-                "at None, or `density`."
-            )
-        return super().sample(n, condition=condition, **options)
+        return self._regions.given(hot(batch))
 
     def _prior_codes(self, prior: Distribution, n: int, wanted: Tensor | None) -> Tensor:
-        del prior, n
-        return self._mixture.given(wanted.argmax(1))  # type: ignore[union-attr]
+        return prior.sample(n) if wanted is None else self._regions.given(wanted)
 
     def _logits(self, batch: Batch) -> Tensor:
-        return self._log_shares(self.net_.code(batch))
-
-    def _log_shares(self, z: Tensor) -> Tensor:
-        """Return log p(z, y) of every label, ``(batch, labels)``."""
-        each = self._mixture.components.log_prob(z.unsqueeze(-2))
-        return each + self.net_.get_buffer("shares").log()
-
-    def _decode(
-        self, codes: Tensor, condition: Tensor | None = None, plan: Plan | None = None
-    ) -> Tensor:
-        del condition  # the code itself tells
-        return super()._decode(codes, None, plan)
+        return self._regions.joint(self.net_.code(batch))
 
     @property
-    def _mixture(self) -> GaussianMixture:
-        mixture: GaussianMixture = self.net_.latent.prior()  # type: ignore[assignment]
-        return mixture
+    def _regions(self) -> Regions:
+        return cast(Regions, self.net_.latent)
 
 
-def _hot(batch: Batch) -> Tensor:
+def labels(modality: Modality) -> Labels:
+    """Return what is known of the labels."""
+    return cast(Labels, modality.condition)
+
+
+def hot(batch: Batch) -> Tensor:
     """Return one-hot labels, all zero where they are unknown."""
-    label: Tensor = batch.condition  # type: ignore[assignment]
-    return label
+    return cast(Tensor, batch.condition)
 
 
 class Unconditioned(Net):
-    """A net that reconstructs without the conditions of its samples."""
+    """A net that reconstructs without the conditions of its samples: the code itself tells them.
+
+    Args:
+        net: what it is made of.
+    """
 
     def __init__(self, net: Net) -> None:
         super().__init__(*net.parts)
+        self.adopt(net)
 
     def condition(self, batch: Batch) -> None:
         """Return None: codes are decoded as they are."""
         del batch
+
+    def generate(self, z: Tensor, plan: Plan, *context: Any) -> Tensor:
+        """Return samples for codes, whatever the condition."""
+        del context
+        return super().generate(z, plan)

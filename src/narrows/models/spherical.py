@@ -30,6 +30,6 @@ class SphericalVAE(VAE):
     1.0000
     """
 
-    def latent(self) -> Latent:  # type: ignore[override]
+    def latent(self) -> Latent:
         """Return directions."""
         return Sphere(self.latent_dim)

@@ -1,15 +1,14 @@
 """Stacked autoencoders: layers that learn one after the other, then together."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from narrows.data.corruption import CORRUPTIONS
-from narrows.data.modalities import Modality
+from narrows.data.corruption import CORRUPTIONS, corrupted
 from narrows.data.sources import Batch
 from narrows.errors import ParameterError
 from narrows.fields import Fraction, NonNegative, OneOf, Unless
@@ -23,6 +22,12 @@ from narrows.parts.stacked import pairs
 __all__ = ["StackedAutoencoder"]
 
 Corruption = Annotated[str, OneOf(CORRUPTIONS)]
+NOT_ALONE = Finding(
+    "pre-training",
+    "notice",
+    "No layer was pre-trained: there were too few epochs, or the net went on training.",
+    "Fit anew with more epochs.",
+)
 
 
 class _Pair(Net):
@@ -33,13 +38,13 @@ class _Pair(Net):
         self.below = tuple(below)  # no children: they rest
         self.name = f"layer_{len(below) + 1}"
 
-    def losses(self, batch: Batch, corrupt: Callable[[Tensor], Tensor]) -> Iterator[Move]:
+    def losses(self, batch: Batch, corruption: str | None, noise: float) -> Iterator[Move]:
         """Yield the one move of this layer."""
         with torch.no_grad():
             for layer in self.below:
                 h = layer(batch).to(batch.x.dtype)
                 batch = replace(batch, x=h, target=h, mask=None)
-        step = self(replace(batch, x=corrupt(batch.x)))
+        step = self(corrupted(batch, corruption, noise))
         yield Move(self.name, {self.name: step.nll}, step)
 
     def players(self) -> dict[str, Player]:
@@ -48,6 +53,26 @@ class _Pair(Net):
     def statistics(self, step: Step) -> Terms:
         del step
         return {}  # the error of a layer has other units than that of the data
+
+
+def stack(net: Net) -> list[_Pair]:
+    """Return an autoencoder for each layer of a net and its mirror, the lowest first.
+
+    Raises:
+        ParameterError: there is one layer.
+    """
+    layers, found = pairs(net.encoder, net.decoder), []
+    if len(layers) == 1:
+        raise ParameterError(
+            "StackedAutoencoder needs two layers or more; hidden=() leaves one, and nothing to "
+            "stack. Give `hidden` a size or more, or use Autoencoder."
+        )
+    for i, (encoder, decoder) in enumerate(layers):
+        latent = net.latent if i == len(layers) - 1 else Point(1)  # a point passes any h on
+        likelihood = Gaussian(scale=1.0) if i else net.likelihood
+        below = [encoder for encoder, _ in layers[:i]]
+        found.append(_Pair(below, encoder, latent, decoder, likelihood).to(net.progress.device))
+    return found
 
 
 class StackedAutoencoder(Autoencoder):
@@ -98,38 +123,21 @@ class StackedAutoencoder(Autoencoder):
     corruption: Annotated[Corruption | None, Unless("pretraining", 0)] = None
     noise: Annotated[NonNegative, Unless("corruption", None)] = 0.3
 
-    def build(self, modality: Modality) -> Net:
-        """Refuse a net of one layer."""
-        net = super().build(modality)
-        if len(pairs(net.encoder, net.decoder)) == 1:
-            raise ParameterError(
-                "StackedAutoencoder needs two layers or more; hidden=() leaves one, and nothing "
-                "to stack. Give `hidden` a size or more, or use Autoencoder."
-            )
-        return net
-
     def stages(self, epochs: int | None) -> list[Stage]:
         """Return a stage for each layer, the lowest first, and one of the whole net."""
-        (together,) = super().stages(epochs)
-        net, stages = self.net_, []
-        layers = pairs(net.encoder, net.decoder)
+        (together,), layers = super().stages(epochs), stack(self.net_)
         each = self._epochs_alone(epochs, len(layers))
-        for i, (encoder, decoder) in enumerate(layers if each else []):
-            latent = Point(1) if i < len(layers) - 1 else net.latent  # a point passes any h on
-            likelihood = Gaussian(scale=1.0) if i else net.likelihood
-            below = [encoder for encoder, _ in layers[:i]]
-            pair = _Pair(below, encoder, latent, decoder, likelihood).to(net.progress.device)
-            losses = partial(pair.losses, corrupt=self._corrupt)
-            stages.append(Stage(pair, pair.players(), losses, start=i * each))
-        return [*stages, replace(together, start=each * len(layers))]
+        alone = []
+        for i, layer in enumerate(layers if each else []):
+            losses = partial(layer.losses, corruption=self.corruption, noise=self.noise)
+            alone.append(Stage(layer, layer.players(), losses, start=i * each))
+        return [*alone, replace(together, start=each * len(layers))]
 
     def diagnose(self) -> Diagnosis:
         """Say so where no layer was pre-trained."""
         found = super().diagnose()
-        if not self.pretraining or "layer_1" in self.history_[0]:
-            return found
-        text = "No layer was pre-trained: there were too few epochs, or the net went on training."
-        return found.having(Finding("pre-training", "notice", text, "Fit anew with more epochs."))
+        alone = not self.pretraining or "layer_1" in self.history_[0]
+        return found if alone else found.having(NOT_ALONE)
 
     def _epochs_alone(self, epochs: int | None, layers: int) -> int:
         """Return in how many epochs each layer learns alone."""
@@ -137,6 +145,3 @@ class StackedAutoencoder(Autoencoder):
         if epochs is None or goes_on or not self.pretraining:
             return 0
         return min(max(1, round(self.pretraining * epochs / layers)), (epochs - 1) // layers)
-
-    def _corrupt(self, x: Tensor) -> Tensor:
-        return x if self.corruption is None else CORRUPTIONS[self.corruption](x, self.noise)

@@ -8,17 +8,50 @@ from torch import Tensor
 
 from narrows.base import BaseAutoencoder
 from narrows.data.modalities import Modality
+from narrows.errors import ParameterError
 from narrows.fields import Count, NonNegative, OneOf, Positive, Unless, When
 from narrows.net import Net, Running, Step, Terms
 from narrows.parts.divergences import floored_kl
-from narrows.parts.latents import Gaussian
+from narrows.parts.latents import Gaussian, Latent
 from narrows.parts.likelihoods import Likelihood
 from narrows.parts.schedules import COURSES, risen
 
 __all__ = ["VAE", "Multiplier"]
 
 
-class VAE(BaseAutoencoder):
+class _Annealed(BaseAutoencoder):
+    """Base of the models in which the weight of the KL divergence takes a course.
+
+    Args:
+        kl_schedule: course of the KL's weight, or of the capacity: "constant", or from 0 upwards
+            "linear", "cosine", or "cyclic", which starts again `kl_cycles` times.
+        kl_warmup: share of training (of each cycle) over which it rises.
+        kl_cycles: number of cycles.
+    """
+
+    kl_schedule: Annotated[str, OneOf(COURSES), When("distortion", None)] = "constant"
+    kl_warmup: Annotated[float, Gt(0), Le(1), Unless("kl_schedule", "constant")] = 0.5
+    kl_cycles: Annotated[Count, When("kl_schedule", "cyclic")] = 4
+
+    def latent(self) -> Latent:
+        """Return a diagonal Gaussian."""
+        return Gaussian(self.latent_dim)
+
+    def risen(self, step: Step) -> Tensor | float:
+        """Return the course of the KL's weight: 1 at the end, and for held-out samples."""
+        if self.kl_schedule == "constant" or not self.net_.training:
+            return 1.0
+        return risen(self.kl_schedule, step.progress, self.kl_warmup, self.kl_cycles)
+
+    @property
+    def incomparable(self) -> str:
+        """Why the losses of epochs do not compare; "" where they do."""
+        if self.kl_schedule == "constant" or self.validation:
+            return ""
+        return f"with kl_schedule='{self.kl_schedule}' only those of held-out samples compare"
+
+
+class VAE(_Annealed):
     """A Gaussian code whose posterior pays for leaving the standard normal prior.
 
     E[-log p(x | z)] + beta * s(t) * KL(q(z | x) || N(0, I))
@@ -38,10 +71,6 @@ class VAE(BaseAutoencoder):
 
     Args:
         beta: weight of the KL divergence.
-        kl_schedule: course of the KL's weight, or of the capacity: "constant", or from 0 upwards
-            "linear", "cosine", or "cyclic", which starts again `kl_cycles` times.
-        kl_warmup: share of training (of each cycle) over which it rises.
-        kl_cycles: number of cycles.
         capacity: nats that the code shall carry; None minimises them.
         free_bits: nats that each unit carries for nothing.
         distortion: largest mean squared error in the model's units, as the history shows it; the
@@ -67,16 +96,9 @@ class VAE(BaseAutoencoder):
     """
 
     beta: Annotated[NonNegative, When("distortion", None)] = 1.0
-    kl_schedule: Annotated[str, OneOf(COURSES), When("distortion", None)] = "constant"
-    kl_warmup: Annotated[float, Gt(0), Le(1), Unless("kl_schedule", "constant")] = 0.5
-    kl_cycles: Annotated[Count, When("kl_schedule", "cyclic")] = 4
     capacity: Annotated[NonNegative | None, When("distortion", None)] = None
     free_bits: Annotated[NonNegative, When("capacity", None)] = 0.0
     distortion: Positive | None = None
-
-    def latent(self) -> Gaussian:
-        """Return a diagonal Gaussian."""
-        return Gaussian(self.latent_dim)
 
     def build(self, modality: Modality) -> Net:
         """Return a net that follows its constraint, where there is one."""
@@ -84,23 +106,15 @@ class VAE(BaseAutoencoder):
         if self.free_bits and type(net.latent) is not Gaussian:
             self.refuse_set(["free_bits"], "needs the KL of each unit to N(0, I) in closed form")
         if self.distortion is not None:
-            if net.likelihood.channels > 1 or list(net.likelihood.parameters()):
-                names = ["scale", "likelihood"]
-                self.refuse_set(
-                    names, "learns a spread from the nll, whose place distortion takes"
-                )
             net.multiplier = Multiplier(self.distortion, net.likelihood)
         return net
 
     def objective(self, step: Step) -> Terms:
-        """Charge the KL divergence beside the reconstruction."""
-        return self.reconstruction(step) | {"kl": self.charge(step)}
-
-    def reconstruction(self, step: Step) -> Terms:
-        """Return the price of the reconstruction: the nll, or what the constraint makes of it."""
+        """Charge the KL beside the reconstruction, or what the constraint makes of that."""
+        kl = self.charge(step)
         if self.distortion is None:
-            return {"nll": step.nll}
-        return {"distortion": self.net_.get_submodule("multiplier")(step)}
+            return {"nll": step.nll, "kl": kl}
+        return {"distortion": self.net_.get_submodule("multiplier")(step), "kl": kl}
 
     def charge(self, step: Step) -> Tensor:
         """Return the price of the KL divergence: ``(batch,)``, or 0-d where it is of the batch."""
@@ -112,20 +126,11 @@ class VAE(BaseAutoencoder):
             kl = floored_kl(step.q.kl(), self.free_bits, weight)
         return self.beta * self.risen(step) * kl
 
-    def risen(self, step: Step) -> Tensor | float:
-        """Return the course of the KL's weight: 1 at the end, and for held-out samples."""
-        if self.kl_schedule == "constant" or not self.net_.training:
-            return 1.0
-        return risen(self.kl_schedule, step.progress, self.kl_warmup, self.kl_cycles)
-
     @property
     def incomparable(self) -> str:
         """Why the losses of epochs do not compare; "" where they do."""
-        if self.distortion is not None:
-            return "distortion weighs their terms anew each step"
-        if self.kl_schedule == "constant" or self.validation:
-            return ""
-        return f"with kl_schedule='{self.kl_schedule}' only those of held-out samples compare"
+        constrained = "distortion weighs their terms anew each step"
+        return super().incomparable if self.distortion is None else constrained
 
 
 class Multiplier(Running):
@@ -143,6 +148,11 @@ class Multiplier(Running):
 
     def __init__(self, target: float, likelihood: Likelihood) -> None:
         super().__init__()
+        if likelihood.channels > 1 or list(likelihood.parameters()):
+            raise ParameterError(
+                "distortion takes the place of the nll, from which this likelihood would learn a "
+                "spread. Leave `scale` and `likelihood` at their defaults, or distortion at None."
+            )
         self.target = target
         self._likelihood = (likelihood,)  # in a tuple: the net has it already
         self.register_buffer("value", torch.ones(()))

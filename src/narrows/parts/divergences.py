@@ -12,6 +12,7 @@ __all__ = [
     "KERNELS",
     "SCALES",
     "aggregate",
+    "decomposed_kl",
     "floored_kl",
     "imq",
     "mmd",
@@ -114,6 +115,23 @@ def aggregate(
         joint = joint + density
         product = product + (part + density).logsumexp(1)
     return joint.logsumexp(1), product
+
+
+def decomposed_kl(
+    q: DiagonalGaussian,
+    z: Tensor,
+    size: int,
+    stratified: bool = True,
+    weight: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mutual information, total correlation and dimension-wise KL, ``(batch,)`` each.
+
+    They sum to log q(z | x) - log N(z; 0, I) (Chen et al., 2018, eq. 2), estimated at one draw
+    from each posterior; the arguments are those of `aggregate`.
+    """
+    joint, product = aggregate(q, z, size, stratified, weight)
+    prior = DiagonalGaussian(torch.zeros_like(z), torch.zeros_like(z)).log_prob(z)
+    return q.log_prob(z) - joint, joint - product, product - prior
 
 
 def moments(

@@ -1,8 +1,9 @@
 """Latents: layers that turn h into a code and say what the code costs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log, pi
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ __all__ = [
     "SampledKL",
     "capped",
     "latent",
+    "new_latent",
 ]
 
 Charges = dict[str, Tensor]
@@ -35,6 +37,18 @@ def latent(cls: L) -> L:
     """Register a latent under its lower-case name."""
     LATENTS[cls.__name__.lower()] = cls
     return cls
+
+
+def new_latent(name: str, dim: int, options: Mapping[str, Any]) -> "Latent":
+    """Return the latent of a name, with what it takes beside its size.
+
+    Raises:
+        ParameterError: it takes no such options.
+    """
+    try:
+        return LATENTS[name](dim, **options)
+    except TypeError as error:
+        raise ParameterError(f"code_options do not fit code='{name}': {error}.") from error
 
 
 class Distribution(Protocol):

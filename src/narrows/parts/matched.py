@@ -1,7 +1,9 @@
 """Point codes whose distribution over the data is held to a prior from outside, by a critic."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log, pi
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from narrows.errors import ParameterError
 from narrows.parts.latents import DiagonalGaussian, Distribution, Point
 from narrows.parts.mixtures import GaussianMixture
 
-__all__ = ["PRIORS", "Box", "Matched"]
+__all__ = ["PRIORS", "Box", "Matched", "Regions"]
 
 PRIORS = ("normal", "mixture", "uniform")
 RADIUS, SPREAD = 2.0, 0.3
@@ -81,3 +83,32 @@ class Matched(Point):
     def extra_repr(self) -> str:
         """Show the prior."""
         return f"prior={self.kind!r}"
+
+
+class Regions(Matched):
+    """A deterministic code whose prior has a Gaussian for each label, on the mixture's circle.
+
+    Args:
+        dim: size of the code.
+        shares: how frequent each label is.
+    """
+
+    shares: Tensor
+
+    def __init__(self, dim: int, shares: Sequence[float]) -> None:
+        super().__init__(dim, "mixture", len(shares))
+        self.register_buffer("shares", torch.tensor(shares), persistent=False)
+
+    def prior(self) -> GaussianMixture:
+        """Return p(z)."""
+        return cast(GaussianMixture, super().prior())
+
+    def joint(self, z: Tensor) -> Tensor:
+        """Return log p(z, y) of every label, ``(batch, labels)``."""
+        return self.prior().components.log_prob(z.unsqueeze(-2)) + self.shares.log()
+
+    def given(self, label: Tensor) -> Tensor:
+        """Draw a code for each one-hot label ``(n, labels)``; of any where it is all zero."""
+        anyone = self.shares.multinomial(len(label), replacement=True)
+        label = label.to(anyone.device)
+        return self.prior().given(torch.where(label.sum(1) > 0, label.argmax(1), anyone))

@@ -16,7 +16,7 @@ __all__ = ["BARE", "Skip", "SkippingDecoder", "SkippingEncoder"]
 
 BARE = (
     "ResidualAutoencoder adds W x to what it decodes, and a bare code does not say of which x. "
-    "Call reconstruct(X) or score_samples(X), or fit with skip_rank=0 to decode, sample and "
+    "Call reconstruct(X) or score_samples(X), or use Autoencoder to decode, sample and "
     "interpolate codes."
 )
 
@@ -28,6 +28,9 @@ class Skip(nn.Sequential):
         x: shape of a sample.
         out: shape of what the decoder puts out for it.
         rank: how many numbers pass; None for any.
+
+    Attributes:
+        free: whether all of x can pass.
     """
 
     def __init__(self, x: tuple[int, ...], out: tuple[int, ...], rank: int | None) -> None:
@@ -37,6 +40,7 @@ class Skip(nn.Sequential):
         layers = [nn.Linear(a, b, bias=False) for a, b in pairwise(widths)]
         super().__init__(nn.Flatten(), *layers, nn.Unflatten(1, out))
         nn.init.zeros_(layers[-1].weight)
+        self.free = rank is None or rank >= prod(x)
 
 
 class SkippingEncoder(nn.Module):
