@@ -23,6 +23,7 @@ GRAPH_MODELS = (
 OF_THE_LOOP = {"rate_cycles", "rate_drops", "rate_factor", "rate_patience"}
 OF_THE_LOOP |= {"l2", "ema", "stopping"}
 SHOWN = {narrows.Autoencoder, narrows.VAE}
+DIGITS = load_digits()
 BASE = {"latent_dim": 3, "epochs": 3, "batch_size": 16, "verbose": 0}
 RESTLESS = {"learning_rate": 0.5, "epochs": 30, "batch_size": 8}  # soon no epoch is better
 
@@ -279,7 +280,7 @@ def result(cls, **options):
 @cache
 def _result(cls, text):
     options = ast.literal_eval(text)
-    X = load_digits().data[:64].astype(np.float32)
+    X = DIGITS.data[:64].astype(np.float32)
     X = X[:, 18:34] if "attention" in cls.annotations() else X  # long rows take long
     if options.get("modality") == "image":
         X = X.reshape(-1, 8, 8)
@@ -287,7 +288,7 @@ def _result(cls, text):
         X = ["".join(chr(97 + int(value)) for value in row[18:24]) for row in X]
     windows = {(2, None): 32, (2, 1): 63}.get((options.get("window"), options.get("stride")), 64)
     X = graphs() if cls.__name__ in GRAPH_MODELS else X
-    model = cls(**BASE | options).fit(X, load_digits().target[:windows])
+    model = cls(**BASE | options).fit(X, DIGITS.target[:windows])
     history = [{**row, "seconds": 0} for row in model.history_]
     return history, model.transform(X).tobytes(), model.score_samples(X).tobytes()
 
@@ -392,7 +393,7 @@ def test_every_default_passes_its_own_check(cls):
 def test_numpy_and_lists_are_read_and_the_estimator_is_not_rewritten(field, given, plain):
     model = narrows.Autoencoder(**BASE | {field: given})
     assert model.fields()[field] == plain
-    X = load_digits().data[:50]
+    X = DIGITS.data[:50]
     codes = model.fit(X).transform(X)
     assert getattr(model, field) is given
     twin = narrows.Autoencoder(**BASE | {field: plain}).fit(X)
@@ -400,7 +401,7 @@ def test_numpy_and_lists_are_read_and_the_estimator_is_not_rewritten(field, give
 
 
 def test_a_list_or_array_does_not_upset_a_model_that_ignores_it():
-    X = load_digits().data[:50]
+    X = DIGITS.data[:50]
     with pytest.raises(
         ParameterError, match=r"'hidden' parameter of LinearAutoencoder has no eff"
     ):
