@@ -168,6 +168,10 @@ OWN_CHANGES = {
     ),
     ("ConditionalVAE", "alpha"): (5.0, {}),
     ("FlowVAE", "prior"): ("normal", {"posterior": "iaf"}),
+    **{
+        (name, "gradient"): ("rotation", {})
+        for name in ("VQVAE", "ResidualVQVAE", "HierarchicalVQVAE", "SimVQ")
+    },
     ("HierarchicalVAE", "kl_warmup"): (0.9, {}),
     ("HierarchicalVAE", "levels"): (3, {}),
     **{

@@ -18,13 +18,13 @@ from narrows.parts.categorical import Binary, Bits, Categorical, OneHot
 from narrows.parts.codebooks import LinearTable, Table, kmeans, nearest
 from narrows.parts.convolutions import conv, conv_grid
 from narrows.parts.networks import Sizes
-from narrows.parts.quantizers import FSQ, Codebook, Hierarchical, SimVQ
+from narrows.parts.quantizers import FSQ, Codebook, Hierarchical, SimVQ, rotated, through
 
 DIGITS = load_digits().data[:200].astype(np.float32)
 IMAGES = np.rint(load_digits().images[:200] * (255 / 16)).astype(np.uint8)
 QUICK = {"epochs": 5, "hidden": (16,), "learning_rate": 0.01, "verbose": 0}
-VECTORS = ["VQVAE", "ResidualVQVAE", "HierarchicalVQVAE", "SimVQ", "FSQVAE"]
-ALL = [*VECTORS, "CategoricalVAE", "BinaryAutoencoder"]
+ALL = ["VQVAE", "ResidualVQVAE", "HierarchicalVQVAE", "SimVQ", "FSQVAE"]
+ALL += ["CategoricalVAE", "BinaryAutoencoder"]
 
 
 @pytest.fixture(autouse=True)
@@ -175,6 +175,89 @@ def test_a_linear_table_starts_like_the_data_and_trains_only_its_map():
     frozen = table.weight.clone()
     SimVQ(3).update(torch.randn(2, 3, 4))
     assert torch.equal(table.weight, frozen)
+
+
+# -- the rotation trick -----------------------------------------------------------------------
+
+
+def rotation(x, e):
+    """The matrices of each row's map from x to e, as the paper writes them."""
+    length, other = x.norm(dim=1)[:, None, None], e.norm(dim=1)[:, None, None]
+    start, end = x[:, :, None] / length, e[:, :, None] / other
+    r = (start + end) / (start + end).norm(dim=1, keepdim=True)
+    return other / length * (torch.eye(x.shape[1]) - 2 * r @ r.mT + 2 * end @ start.mT)
+
+
+def jacobian(x, e):
+    """The derivative of each row of e by its own row of x."""
+    found = torch.autograd.functional.jacobian(lambda x: through(x, e, rotate=True), x)
+    return found[range(len(x)), :, range(len(x))]
+
+
+@pytest.mark.parametrize("dim", [2, 3, 16])
+def test_the_gradient_turns_with_the_vector(dim):
+    x, e, gradient = torch.randn(3, 50, dim, dtype=torch.float64)
+    assert torch.equal(through(x, e, rotate=True), e)
+    matrix = rotation(x, e)
+    torch.testing.assert_close(jacobian(x, e), matrix)
+    torch.testing.assert_close((matrix @ x[:, :, None])[:, :, 0], e)
+    torch.testing.assert_close(rotated(x, e), e)
+    unscaled = matrix * (x.norm(dim=1) / e.norm(dim=1))[:, None, None]
+    torch.testing.assert_close(unscaled.mT @ unscaled, torch.eye(dim).double().expand(50, -1, -1))
+    torch.testing.assert_close(unscaled.det(), torch.ones(50, dtype=torch.float64))
+    passed = (jacobian(x, e).mT @ gradient[:, :, None])[:, :, 0]
+    cosine = torch.cosine_similarity
+    torch.testing.assert_close(cosine(passed, x), cosine(gradient, e))
+    ratio = e.norm(dim=1) / x.norm(dim=1)
+    torch.testing.assert_close(passed.norm(dim=1), ratio * gradient.norm(dim=1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_rotation_of_degenerate_vectors(dtype):
+    x = torch.randn(20, 3, dtype=dtype)
+    eye = torch.eye(3, dtype=dtype).expand(20, 3, 3)
+    torch.testing.assert_close(jacobian(x, x), eye)  # straight through
+    torch.testing.assert_close(jacobian(x, 3 * x), 3 * eye)
+    assert torch.equal(jacobian(torch.zeros_like(x), x), eye)
+    assert torch.equal(jacobian(torch.zeros_like(x), torch.zeros_like(x)), eye)
+    assert not jacobian(x, torch.zeros_like(x)).any()
+    start = x[:, :, None] / x.norm(dim=1)[:, None, None]
+    torch.testing.assert_close(jacobian(x, -2 * x), 2 * (eye - 2 * start @ start.mT))
+    assert (
+        jacobian(x, -3 * x).norm(dim=(1, 2)) < 3 * 3**0.5 + 0.1
+    ).all()  # opposite but for rounding
+    number = x[:, :1]
+    ratio = torch.randn_like(number)
+    torch.testing.assert_close(jacobian(number, ratio * number)[:, :, 0], ratio)
+
+
+@pytest.mark.parametrize(
+    "latent",
+    [
+        Codebook(3, 4, codes=5, gradient="rotation"),
+        Codebook(3, 4, codes=5, gradient="rotation", lookup="cosine"),
+        Codebook(3, 4, codes=5, gradient="rotation", quantizers=3),
+        Hierarchical(3, 4, codes=5, gradient="rotation"),
+        SimVQ(3, 4, codes=5, gradient="rotation"),
+    ],
+    ids=["one", "cosine", "residual", "hierarchical", "simvq"],
+)
+def test_every_codebook_turns_the_gradient(latent, monkeypatch):
+    """Of several codebooks, the rotation is that to the sum: the gradient passes once."""
+    latent.double().start(torch.randn(50, 3, 4, dtype=torch.float64))
+    h = torch.randn(6, 3, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(6, *latent.code_shape, dtype=torch.float64)
+    z, _ = latent(h)
+    torch.testing.assert_close(z, latent.mean(h), atol=1e-12, rtol=0)
+    (found,) = torch.autograd.grad((z * weight).sum(), h)
+
+    def explicit(x, e, rotate):
+        assert rotate
+        return (rotation(x, e).detach() @ x[:, :, None])[:, :, 0]
+
+    monkeypatch.setattr("narrows.parts.quantizers.through", explicit)
+    (expected,) = torch.autograd.grad((latent(h)[0] * weight).sum(), h)
+    torch.testing.assert_close(found, expected)
 
 
 # -- finite scalars ---------------------------------------------------------------------------

@@ -68,10 +68,10 @@ class VQVAE(_Discrete):
 
     -log p(x | z) + ‖sg[z_e] - e‖² + commitment * ‖z_e - sg[e]‖²
 
-    The gradient of z passes straight through to z_e. With scale=0.5**0.5, the first term is
-    ‖x - x̂‖² and a constant, as in the paper; with the optimal scale s it is ‖x - x̂‖² / 2s², and
-    the commitment weighs less as s falls. By default the codebook follows moving averages, which
-    leaves the second term out.
+    The gradient of z passes straight through to z_e, or by the rotation and the scaling that take
+    z_e to z. With scale=0.5**0.5, the first term is ‖x - x̂‖² and a constant, as in the paper; with
+    the optimal scale s it is ‖x - x̂‖² / 2s², and the commitment weighs less as s falls. By default
+    the codebook follows moving averages, which leaves the second term out.
 
     Use it for discrete codes to compress or to model afterwards; not with a large codebook (see
     FSQVAE and SimVQ) or where a continuous code is wanted.
@@ -88,10 +88,14 @@ class VQVAE(_Discrete):
         restart: a vector that is used less than this share of the even rate starts again as a
             random one of the batch's; 0 for never.
         kmeans: start the codebook at the centres of the first vectors.
+        gradient: "straight_through", or "rotation": the gradient turns with the vector, so that it
+            meets z_e at the angle at which it met z, and grows by ‖z‖ / ‖z_e‖.
 
     References:
         Neural Discrete Representation Learning (van den Oord et al., 2017),
         https://arxiv.org/abs/1711.00937
+        Restructuring Vector Quantization with the Rotation Trick (Fifty et al., 2024),
+        https://arxiv.org/abs/2410.06424
 
     >>> from narrows import VQVAE
     >>> from sklearn.datasets import load_iris
@@ -109,6 +113,7 @@ class VQVAE(_Discrete):
     lookup: Literal["euclidean", "cosine"] = "euclidean"
     restart: Fraction = 0.05
     kmeans: bool = True
+    gradient: Literal["straight_through", "rotation"] = "straight_through"
 
     def latent(self) -> Codebook:
         """Return one codebook."""
@@ -116,7 +121,7 @@ class VQVAE(_Discrete):
 
     def table(self) -> dict[str, Any]:
         """Return what a codebook is told."""
-        names = ("codes", "lookup", "decay", "restart", "kmeans")
+        names = ("codes", "lookup", "gradient", "decay", "restart", "kmeans")
         return {name: getattr(self, name) for name in names} | {"update": self.codebook}
 
     def build(self, modality: Modality) -> Net:
@@ -136,7 +141,8 @@ class ResidualVQVAE(VQVAE):
 
     -log p(x | z) + sum_l (‖sg[r_l] - e_l‖² + commitment * ‖r_l - sg[e_l]‖²)
 
-    with r_1 = z_e and r_l+1 = r_l - e_l; for the rest see `VQVAE`.
+    with r_1 = z_e and r_l+1 = r_l - e_l. The gradient passes once, from the sum z to z_e; for the
+    rest see `VQVAE`.
 
     Use it for high fidelity at several rates from small codebooks; not where one index a token is
     simpler.
@@ -195,8 +201,6 @@ class SimVQ(_Discrete):
 
     -log p(x | z) + ‖sg[z_e] - W c‖² + commitment * ‖z_e - sg[W c]‖²
 
-    The gradient of z passes straight through to z_e.
-
     Use it for a large learned codebook without dead codes; not where the codes must be free to lie
     anywhere.
 
@@ -205,6 +209,7 @@ class SimVQ(_Discrete):
         tokens: vectors of a code; None takes one for each place of a conv net's last feature map,
             and 4 elsewhere. `latent_dim` is the size of one.
         commitment: weight of what holds the encoder to the codes.
+        gradient: how it passes from z to z_e: "straight_through", or by "rotation", as in `VQVAE`.
 
     References:
         Addressing Representation Collapse in Vector Quantized Models with One Linear Layer (Zhu
@@ -220,10 +225,11 @@ class SimVQ(_Discrete):
     codes: Annotated[int, Ge(2)] = 512
     tokens: Count | None = None
     commitment: NonNegative = 0.25
+    gradient: Literal["straight_through", "rotation"] = "straight_through"
 
     def latent(self) -> quantizers.SimVQ:
         """Return the mapped codebook."""
-        return quantizers.SimVQ(self.latent_dim, self.tokens, self.codes)
+        return quantizers.SimVQ(self.latent_dim, self.tokens, self.codes, self.gradient)
 
     def objective(self, step: Step) -> Terms:
         """Weigh the commitment."""
