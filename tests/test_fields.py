@@ -83,11 +83,13 @@ CHANGES = {
     "jacobian": ("exact", {}),
     "alpha": (0.2, {}),
     "beta": (5.0, {}),
+    "bits": (4, {}),
     "categories": (4, {}),
     "codebook": ("gradient", {}),
     "codes": (8, {}),
     "commitment": (5.0, {}),
     "decay": (0.5, {}),
+    "entropy": (5.0, {}),
     "final_temperature": (0.1, {}),
     "kmeans": (False, {}),
     "levels": ((4, 4), {}),
@@ -170,6 +172,10 @@ OWN_CHANGES = {
     ),
     ("ConditionalVAE", "alpha"): (5.0, {}),
     ("FlowVAE", "prior"): ("normal", {"posterior": "iaf"}),
+    **{
+        (name, "gradient"): ("rotation", {})
+        for name in ("VQVAE", "ResidualVQVAE", "HierarchicalVQVAE", "SimVQ")
+    },
     ("HierarchicalVAE", "kl_schedule"): ("cosine", {}),
     ("HierarchicalVAE", "kl_warmup"): (0.9, {}),
     ("HierarchicalVAE", "levels"): (3, {}),
@@ -232,6 +238,7 @@ REFUSED = {
     "BinaryAutoencoder": {"linear_path"},  # no code there is a linear map of x
     "CategoricalVAE": {"linear_path"},
     "FSQVAE": {"linear_path"},
+    "LFQVAE": {"linear_path"},
     "HierarchicalVAE": {"linear_path"},
     "ResidualVQVAE": {"linear_path"},
     "SimVQ": {"linear_path"},

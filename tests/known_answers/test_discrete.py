@@ -17,14 +17,15 @@ from narrows.metrics.health import book_usage, diagnose
 from narrows.parts.categorical import Binary, Bits, Categorical, OneHot
 from narrows.parts.codebooks import LinearTable, Table, kmeans, nearest
 from narrows.parts.convolutions import conv, conv_grid
+from narrows.parts.lookup_free import LFQ, entropy
 from narrows.parts.networks import Sizes
-from narrows.parts.quantizers import FSQ, Codebook, Hierarchical, SimVQ
+from narrows.parts.quantizers import FSQ, Codebook, Hierarchical, SimVQ, rotated, through
 
 DIGITS = load_digits().data[:200].astype(np.float32)
 IMAGES = np.rint(load_digits().images[:200] * (255 / 16)).astype(np.uint8)
 QUICK = {"epochs": 5, "hidden": (16,), "learning_rate": 0.01, "verbose": 0}
-VECTORS = ["VQVAE", "ResidualVQVAE", "HierarchicalVQVAE", "SimVQ", "FSQVAE"]
-ALL = [*VECTORS, "CategoricalVAE", "BinaryAutoencoder"]
+ALL = ["VQVAE", "ResidualVQVAE", "HierarchicalVQVAE", "SimVQ", "FSQVAE", "LFQVAE"]
+ALL += ["CategoricalVAE", "BinaryAutoencoder"]
 
 
 @pytest.fixture(autouse=True)
@@ -177,6 +178,89 @@ def test_a_linear_table_starts_like_the_data_and_trains_only_its_map():
     assert torch.equal(table.weight, frozen)
 
 
+# -- the rotation trick -----------------------------------------------------------------------
+
+
+def rotation(x, e):
+    """The matrices of each row's map from x to e, as the paper writes them."""
+    length, other = x.norm(dim=1)[:, None, None], e.norm(dim=1)[:, None, None]
+    start, end = x[:, :, None] / length, e[:, :, None] / other
+    r = (start + end) / (start + end).norm(dim=1, keepdim=True)
+    return other / length * (torch.eye(x.shape[1]) - 2 * r @ r.mT + 2 * end @ start.mT)
+
+
+def jacobian(x, e):
+    """The derivative of each row of e by its own row of x."""
+    found = torch.autograd.functional.jacobian(lambda x: through(x, e, rotate=True), x)
+    return found[range(len(x)), :, range(len(x))]
+
+
+@pytest.mark.parametrize("dim", [2, 3, 16])
+def test_the_gradient_turns_with_the_vector(dim):
+    x, e, gradient = torch.randn(3, 50, dim, dtype=torch.float64)
+    assert torch.equal(through(x, e, rotate=True), e)
+    matrix = rotation(x, e)
+    torch.testing.assert_close(jacobian(x, e), matrix)
+    torch.testing.assert_close((matrix @ x[:, :, None])[:, :, 0], e)
+    torch.testing.assert_close(rotated(x, e), e)
+    unscaled = matrix * (x.norm(dim=1) / e.norm(dim=1))[:, None, None]
+    torch.testing.assert_close(unscaled.mT @ unscaled, torch.eye(dim).double().expand(50, -1, -1))
+    torch.testing.assert_close(unscaled.det(), torch.ones(50, dtype=torch.float64))
+    passed = (jacobian(x, e).mT @ gradient[:, :, None])[:, :, 0]
+    cosine = torch.cosine_similarity
+    torch.testing.assert_close(cosine(passed, x), cosine(gradient, e))
+    ratio = e.norm(dim=1) / x.norm(dim=1)
+    torch.testing.assert_close(passed.norm(dim=1), ratio * gradient.norm(dim=1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_rotation_of_degenerate_vectors(dtype):
+    x = torch.randn(20, 3, dtype=dtype)
+    eye = torch.eye(3, dtype=dtype).expand(20, 3, 3)
+    torch.testing.assert_close(jacobian(x, x), eye)  # straight through
+    torch.testing.assert_close(jacobian(x, 3 * x), 3 * eye)
+    assert torch.equal(jacobian(torch.zeros_like(x), x), eye)
+    assert torch.equal(jacobian(torch.zeros_like(x), torch.zeros_like(x)), eye)
+    assert not jacobian(x, torch.zeros_like(x)).any()
+    start = x[:, :, None] / x.norm(dim=1)[:, None, None]
+    torch.testing.assert_close(jacobian(x, -2 * x), 2 * (eye - 2 * start @ start.mT))
+    assert (
+        jacobian(x, -3 * x).norm(dim=(1, 2)) < 3 * 3**0.5 + 0.1
+    ).all()  # opposite but for rounding
+    number = x[:, :1]
+    ratio = torch.randn_like(number)
+    torch.testing.assert_close(jacobian(number, ratio * number)[:, :, 0], ratio)
+
+
+@pytest.mark.parametrize(
+    "latent",
+    [
+        Codebook(3, 4, codes=5, gradient="rotation"),
+        Codebook(3, 4, codes=5, gradient="rotation", lookup="cosine"),
+        Codebook(3, 4, codes=5, gradient="rotation", quantizers=3),
+        Hierarchical(3, 4, codes=5, gradient="rotation"),
+        SimVQ(3, 4, codes=5, gradient="rotation"),
+    ],
+    ids=["one", "cosine", "residual", "hierarchical", "simvq"],
+)
+def test_every_codebook_turns_the_gradient(latent, monkeypatch):
+    """Of several codebooks, the rotation is that to the sum: the gradient passes once."""
+    latent.double().start(torch.randn(50, 3, 4, dtype=torch.float64))
+    h = torch.randn(6, 3, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(6, *latent.code_shape, dtype=torch.float64)
+    z, _ = latent(h)
+    torch.testing.assert_close(z, latent.mean(h), atol=1e-12, rtol=0)
+    (found,) = torch.autograd.grad((z * weight).sum(), h)
+
+    def explicit(x, e, rotate):
+        assert rotate
+        return (rotation(x, e).detach() @ x[:, :, None])[:, :, 0]
+
+    monkeypatch.setattr("narrows.parts.quantizers.through", explicit)
+    (expected,) = torch.autograd.grad((latent(h)[0] * weight).sum(), h)
+    torch.testing.assert_close(found, expected)
+
+
 # -- finite scalars ---------------------------------------------------------------------------
 
 
@@ -204,6 +288,95 @@ def test_fsq_passes_the_gradient_of_the_bound():
     (expected,) = torch.autograd.grad((smooth * weight).sum(), h)
     torch.testing.assert_close(found, expected)
     assert not torch.equal(latent(h)[0], smooth)
+
+
+# -- signs ------------------------------------------------------------------------------------
+
+
+def enumerated(h, bits):
+    """q(s | x) of every pattern of signs, ``(rows, 2**bits)``, and the patterns."""
+    number = torch.arange(2**bits)[:, None]
+    signs = 2.0 * (number // 2 ** torch.arange(bits) % 2) - 1
+    rows = h.transpose(1, 2).reshape(-1, bits)
+    return (-(rows[:, None] - signs).square().sum(2)).softmax(1), signs.to(h.dtype)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 6])
+def test_entropies_are_those_of_the_enumerated_codebook(bits):
+    latent = LFQ(3, 5, bits=bits).double()
+    h = torch.randn(8, bits, 5, dtype=torch.float64)
+    weight = torch.rand(8, dtype=torch.float64)
+    q, signs = enumerated(h, bits)
+    _, charges = latent(h)
+    torch.testing.assert_close(charges["entropy"], torch.special.entr(q).sum(1).view(8, 5).sum(1))
+    nearest_one = signs[q.argmax(1)].view(8, 5, bits).transpose(1, 2)
+    square = (h - nearest_one).square().sum((1, 2))
+    torch.testing.assert_close(charges["commitment"], square)
+    torch.testing.assert_close(latent.use(h), q.mean(0))
+    share = (weight / weight.sum()).repeat_interleave(5) / 5
+    torch.testing.assert_close(latent.use(h, weight), share @ q)
+    joint = entropy(latent.use(h))
+    torch.testing.assert_close(joint, torch.special.entr(q.mean(0)).sum())
+    ones = q.mean(0) @ (signs > 0).double()
+    single = torch.special.entr(torch.stack([ones, 1 - ones])).sum()
+    assert charges["entropy"].sum() / 40 < joint < single + 1e-9
+
+
+def test_hand_made_entropies_pass_gradcheck():
+    latent = LFQ(3, 2, bits=5).double()
+    h = torch.randn(4, 5, 2, dtype=torch.float64, requires_grad=True)
+    weight = torch.rand(4, dtype=torch.float64)
+    assert gradcheck(lambda h: latent(h)[1]["commitment"], (h,))
+    assert gradcheck(lambda h: latent(h)[1]["entropy"], (h,))
+    assert gradcheck(lambda h: entropy(latent.use(h, weight)), (h,))
+    sure = torch.full((4, 5, 2), 300.0, requires_grad=True)  # patterns of no chance
+    (gradient,) = torch.autograd.grad(entropy(latent.float().use(sure)), sure)
+    assert gradient.isfinite().all()
+
+
+def test_signs_are_the_digits_of_their_number():
+    latent = LFQ(3, 1, bits=4)
+    every = torch.arange(16)[:, None]
+    _, signs = enumerated(torch.randn(1, 4, 1), 4)
+    assert torch.equal(latent.pack(0.3 * signs[:, :, None]), every)
+    expected = latent.signs(signs)[:, :, None]
+    torch.testing.assert_close(latent.unpack(every), expected)
+    torch.testing.assert_close(latent(0.3 * signs[:, :, None])[0], expected)
+    h = torch.randn(16, 4, 1, requires_grad=True)
+    weight = torch.randn(16, 3, 1)
+    (found,) = torch.autograd.grad((latent(h)[0] * weight).sum(), h)
+    torch.testing.assert_close(found[:, :, 0], weight[:, :, 0] @ latent.signs.weight)
+
+
+def test_the_objective_of_signs_counts_samples_by_their_weight():
+    options = {"bits": 4, "tokens": 3, "commitment": 0.7, "entropy": 0.3, "gamma": 2.0}
+    model = narrows.LFQVAE(**options, **QUICK).fit(DIGITS)
+    x, *_ = model.modality_.encode(DIGITS[:20])
+    weight = torch.arange(1.0, 21)
+    step = model.net_.train()(InMemory(x, weight=weight).take(torch.arange(20)))
+    terms = model.objective(step)
+    q, _ = enumerated(step.h, 4)
+    share = (weight / weight.sum()).repeat_interleave(3) / 3
+    torch.testing.assert_close(terms["nll"], step.nll)
+    torch.testing.assert_close(terms["commitment"], 0.7 * step.charges["commitment"])
+    torch.testing.assert_close(
+        terms["entropy"], 0.3 * torch.special.entr(q).sum(1).view(20, 3).sum(1)
+    )
+    torch.testing.assert_close(terms["use"], -0.3 * 2 * 3 * torch.special.entr(share @ q).sum())
+    assert set(terms) == {"nll", "commitment", "entropy", "use"}
+
+
+def test_the_entropies_make_signs_sure_and_their_patterns_even():
+    """Their difference is at least -bits * log 2: each pattern has its share, and for sure."""
+    latent = LFQ(2, 1, bits=3)
+    h = (0.5 + 0.1 * torch.randn(64, 3, 1)).requires_grad_()  # all of one pattern
+    optimizer = torch.optim.Adam([h], 0.05)
+    for _ in range(300):
+        loss = latent(h)[1]["entropy"].mean() - entropy(latent.use(h))
+        (h.grad,) = torch.autograd.grad(loss, h)
+        optimizer.step()
+    assert -3 * log(2) <= loss < -0.95 * 3 * log(2)
+    assert latent.pack(h).unique().tolist() == list(range(8))
 
 
 # -- every discrete code ----------------------------------------------------------------------
@@ -439,6 +612,9 @@ def test_dead_codes_are_named():
         (narrows.FSQVAE(levels=(2, 5)), "'levels' parameter of FSQVAE"),
         (narrows.FSQVAE(levels=(512, 512)), "at most 65536 codes"),
         (narrows.FSQVAE(levels=()), "levels of FSQ"),
+        (narrows.LFQVAE(tokens=3), "tokens=3 has no effect"),
+        (narrows.LFQVAE(bits=17), "'bits' parameter of LFQVAE"),
+        (narrows.ComposedAutoencoder(code="lfq", code_options={"bits": 17}), "bits of LFQ"),
         (narrows.VQVAE(codes=1), "'codes' parameter of VQVAE"),
     ],
 )

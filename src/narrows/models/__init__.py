@@ -6,6 +6,7 @@ from narrows.models.composed import ComposedAutoencoder
 from narrows.models.conditional import ConditionalVAE
 from narrows.models.discrete import (
     FSQVAE,
+    LFQVAE,
     VQVAE,
     BinaryAutoencoder,
     CategoricalVAE,
@@ -42,6 +43,7 @@ __all__ = [
     "DIPVAE",
     "FSQVAE",
     "IWAE",
+    "LFQVAE",
     "VAE",
     "VAEGAN",
     "VQVAE",

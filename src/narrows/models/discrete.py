@@ -1,10 +1,10 @@
 """Discrete autoencoders: codes of a few integers, and a prior over them that is learned last."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
@@ -15,10 +15,12 @@ from narrows.fields import Count, Fraction, NonNegative, Positive
 from narrows.net import Net, Step, Terms
 from narrows.parts import quantizers
 from narrows.parts.categorical import Binary, Categorical
+from narrows.parts.lookup_free import LFQ, entropy
 from narrows.parts.quantizers import FSQ, Codebook, Hierarchical
 
 __all__ = [
     "FSQVAE",
+    "LFQVAE",
     "VQVAE",
     "BinaryAutoencoder",
     "CategoricalVAE",
@@ -68,10 +70,10 @@ class VQVAE(_Discrete):
 
     -log p(x | z) + ‖sg[z_e] - e‖² + commitment * ‖z_e - sg[e]‖²
 
-    The gradient of z passes straight through to z_e. With scale=0.5**0.5, the first term is
-    ‖x - x̂‖² and a constant, as in the paper; with the optimal scale s it is ‖x - x̂‖² / 2s², and
-    the commitment weighs less as s falls. By default the codebook follows moving averages, which
-    leaves the second term out.
+    The gradient of z passes straight through to z_e, or by the rotation and the scaling that take
+    z_e to z. With scale=0.5**0.5, the first term is ‖x - x̂‖² and a constant, as in the paper; with
+    the optimal scale s it is ‖x - x̂‖² / 2s², and the commitment weighs less as s falls. By default
+    the codebook follows moving averages, which leaves the second term out.
 
     Use it for discrete codes to compress or to model afterwards; not with a large codebook (see
     FSQVAE and SimVQ) or where a continuous code is wanted.
@@ -88,10 +90,14 @@ class VQVAE(_Discrete):
         restart: a vector that is used less than this share of the even rate starts again as a
             random one of the batch's; 0 for never.
         kmeans: start the codebook at the centres of the first vectors.
+        gradient: "straight_through", or "rotation": the gradient turns with the vector, so that it
+            meets z_e at the angle at which it met z, and grows by ‖z‖ / ‖z_e‖.
 
     References:
         Neural Discrete Representation Learning (van den Oord et al., 2017),
         https://arxiv.org/abs/1711.00937
+        Restructuring Vector Quantization with the Rotation Trick (Fifty et al., 2024),
+        https://arxiv.org/abs/2410.06424
 
     >>> from narrows import VQVAE
     >>> from sklearn.datasets import load_iris
@@ -109,6 +115,7 @@ class VQVAE(_Discrete):
     lookup: Literal["euclidean", "cosine"] = "euclidean"
     restart: Fraction = 0.05
     kmeans: bool = True
+    gradient: Literal["straight_through", "rotation"] = "straight_through"
 
     def latent(self) -> Codebook:
         """Return one codebook."""
@@ -116,7 +123,7 @@ class VQVAE(_Discrete):
 
     def table(self) -> dict[str, Any]:
         """Return what a codebook is told."""
-        names = ("codes", "lookup", "decay", "restart", "kmeans")
+        names = ("codes", "lookup", "gradient", "decay", "restart", "kmeans")
         return {name: getattr(self, name) for name in names} | {"update": self.codebook}
 
     def build(self, modality: Modality) -> Net:
@@ -136,7 +143,8 @@ class ResidualVQVAE(VQVAE):
 
     -log p(x | z) + sum_l (‖sg[r_l] - e_l‖² + commitment * ‖r_l - sg[e_l]‖²)
 
-    with r_1 = z_e and r_l+1 = r_l - e_l; for the rest see `VQVAE`.
+    with r_1 = z_e and r_l+1 = r_l - e_l. The gradient passes once, from the sum z to z_e; for the
+    rest see `VQVAE`.
 
     Use it for high fidelity at several rates from small codebooks; not where one index a token is
     simpler.
@@ -195,8 +203,6 @@ class SimVQ(_Discrete):
 
     -log p(x | z) + ‖sg[z_e] - W c‖² + commitment * ‖z_e - sg[W c]‖²
 
-    The gradient of z passes straight through to z_e.
-
     Use it for a large learned codebook without dead codes; not where the codes must be free to lie
     anywhere.
 
@@ -205,6 +211,7 @@ class SimVQ(_Discrete):
         tokens: vectors of a code; None takes one for each place of a conv net's last feature map,
             and 4 elsewhere. `latent_dim` is the size of one.
         commitment: weight of what holds the encoder to the codes.
+        gradient: how it passes from z to z_e: "straight_through", or by "rotation", as in `VQVAE`.
 
     References:
         Addressing Representation Collapse in Vector Quantized Models with One Linear Layer (Zhu
@@ -220,10 +227,11 @@ class SimVQ(_Discrete):
     codes: Annotated[int, Ge(2)] = 512
     tokens: Count | None = None
     commitment: NonNegative = 0.25
+    gradient: Literal["straight_through", "rotation"] = "straight_through"
 
     def latent(self) -> quantizers.SimVQ:
         """Return the mapped codebook."""
-        return quantizers.SimVQ(self.latent_dim, self.tokens, self.codes)
+        return quantizers.SimVQ(self.latent_dim, self.tokens, self.codes, self.gradient)
 
     def objective(self, step: Step) -> Terms:
         """Weigh the commitment."""
@@ -263,6 +271,59 @@ class FSQVAE(_Discrete):
     def latent(self) -> FSQ:
         """Return the digits."""
         return FSQ(self.latent_dim, self.tokens, self.levels)
+
+
+class LFQVAE(_Discrete):
+    """Each vector of the code is a few signs: their patterns are the codebook, and no table is.
+
+    -log p(x | z) + commitment * ‖z_e - sg[s]‖² + entropy * T * (E[H(q)] - gamma * H(E[q]))
+
+    with s = sign(z_e), z = W s + b, and q(s | x), proportional to exp(-‖z_e - s‖²), for each of
+    the T vectors of a code. The means are over the batch and the vectors. Both entropies are
+    exact, the second one that of whole patterns, which a sum over single signs only bounds from
+    above. The gradient passes straight through the signs.
+
+    Use it for large codebooks that are used whole, and for codes that are bits; not for very small
+    ones, where a learned codebook is better.
+
+    Args:
+        bits: signs of a vector; there are 2**bits codes.
+        tokens: vectors of a code; None takes one for each place of a conv net's last feature map,
+            and 4 elsewhere. `latent_dim` is the size of one.
+        commitment: weight of what holds z_e to its signs.
+        entropy: weight of what makes signs sure, and the use of their patterns even.
+        gamma: weight of the even use beside the sureness.
+
+    References:
+        Language Model Beats Diffusion: Tokenizer is Key to Visual Generation (Yu et al., 2023),
+        https://arxiv.org/abs/2310.05737
+
+    >>> from narrows import LFQVAE
+    >>> from sklearn.datasets import load_iris
+    >>> X = load_iris().data
+    >>> LFQVAE(epochs=20).fit(X).encode_indices(X).shape
+    (150, 4)
+    """
+
+    bits: Annotated[int, Ge(1), Le(16)] = 10
+    tokens: Count | None = None
+    commitment: NonNegative = 0.25
+    entropy: NonNegative = 1.0
+    gamma: NonNegative = 1.0
+
+    def latent(self) -> LFQ:
+        """Return the signs."""
+        return LFQ(self.latent_dim, self.tokens, self.bits)
+
+    def objective(self, step: Step) -> Terms:
+        """Weigh the commitment and the entropies."""
+        terms, latent = super().objective(step), cast(LFQ, self.net_.latent)
+        use = entropy(latent.use(step.h, step.batch.weight))
+        return terms | {
+            "commitment": self.commitment * terms["commitment"],
+            "entropy": self.entropy * terms["entropy"],
+            "use": -self.entropy * self.gamma * len(latent.books) * use,
+        }
 
 
 class CategoricalVAE(_Discrete):

@@ -79,10 +79,13 @@ class Bits:
         """Return log p(z) in nats, ``(batch,)``."""
         return (z * self.logits - F.softplus(self.logits)).sum(1)
 
+    def entropy(self) -> Tensor:
+        """Return H(q) of each bit in nats, ``(batch, dim)``."""
+        return F.softplus(self.logits) - self.logits * self.mean
+
     def kl(self) -> Tensor:
         """Return KL(q || fair bits) = log 2 - H(q) of each bit in nats, ``(batch, dim)``."""
-        entropy = F.softplus(self.logits) - self.logits * self.mean
-        return log(2.0) - entropy
+        return log(2.0) - self.entropy()
 
 
 def gumbel(empty: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -26,6 +26,28 @@ def exact(h: Tensor) -> Tensor:
     return h.to(torch.promote_types(h.dtype, torch.float32))
 
 
+def through(x: Tensor, e: Tensor, rotate: bool = False) -> Tensor:
+    """Return e, exactly; the gradient passes to x, unchanged or through `rotated`."""
+    moved = rotated(x, e) if rotate else x
+    return e + (moved - moved.detach())
+
+
+def rotated(x: Tensor, e: Tensor) -> Tensor:
+    """Return rows x under the rotation and the scaling, held constant, that take each to its e.
+
+    This is ‖e‖/‖x‖ (x - 2 r (r · x) + 2 ê (x̂ · x)), where ^ is for length 1 and r is x̂ + ê of
+    length 1. An opposite e is met by a reflection; an x beside which e is endless stays as it is.
+    """
+    with torch.no_grad():
+        length, wanted = (v.norm(dim=1, keepdim=True) for v in (x, e))
+        near_zero = length <= 1e-6 * wanted
+        scale = torch.where(near_zero, 1.0, wanted / length)
+        start, end = F.normalize(x, dim=1), F.normalize(e, dim=1)
+        r = F.normalize(start + end, dim=1, eps=1e-6)  # of opposites, rounding makes no direction
+    along, across = ((x * v).sum(1, keepdim=True) for v in (start, r))
+    return torch.where(near_zero, x, scale * (x - 2 * across * r + 2 * along * end))
+
+
 class Grid(Latent):
     """Base of codes that are a grid of vectors, each replaced by one of a finite set.
 
@@ -85,8 +107,8 @@ class Codebook(Grid):
     """Vectors from a codebook, or sums of vectors from several, each of what is left before it.
 
     The charges are "codebook", ‖sg[h] - e‖², and "commitment", ‖h - sg[e]‖², both summed over the
-    vectors of a code and over codebooks; the gradient goes straight through from z to h. A
-    codebook that follows averages has no need of the first, and does not charge it.
+    vectors of a code and over codebooks. A codebook that follows averages has no need of the
+    first, and does not charge it.
 
     Args:
         dim: size of a vector.
@@ -94,6 +116,8 @@ class Codebook(Grid):
         codes: vectors in a codebook.
         quantizers: number of codebooks.
         lookup: "euclidean", or "cosine" for vectors of length 1.
+        gradient: how it passes from a vector of z to that of h: "straight_through", or by the
+            "rotation" from the one to the other (see `rotated`).
         update: see `Table`.
         decay: see `Table`.
         restart: see `Table`.
@@ -107,10 +131,12 @@ class Codebook(Grid):
         codes: int = 512,
         quantizers: int = 1,
         lookup: Literal["euclidean", "cosine"] = "euclidean",
+        gradient: Literal["straight_through", "rotation"] = "straight_through",
         **options: Literal["ema", "gradient"] | float | bool,
     ) -> None:
         super().__init__(dim, tokens)
-        self.categories, self.quantizers, self.unit = codes, quantizers, lookup == "cosine"
+        self.categories, self.quantizers = codes, quantizers
+        self.unit, self.rotate = lookup == "cosine", gradient == "rotation"
         tables = nn.ModuleList(self.table(options) for _ in range(quantizers))
         self.tables: Sequence[Table] = tables  # type: ignore[assignment]
         self.arrange()
@@ -127,7 +153,7 @@ class Codebook(Grid):
         self.wanted = ceil(SEEN * self.categories / places)
 
     def forward(self, h: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Charges]:
-        """Return the quantised code, through which the gradient passes unchanged."""
+        """Return the quantised code, through which the gradient passes."""
         del noise
         x = self.inputs(h)
         rest, z = x, torch.zeros_like(x)
@@ -136,8 +162,8 @@ class Codebook(Grid):
             _, e, paid = choose(table, rest)
             z, rest = z + e, rest - e
             charges = {k: charges[k] + v if charges else v for k, v in paid.items()}
-        z = x + (z - x).detach()
-        return self.as_map(z), {k: v.view(len(h), -1).sum(1) for k, v in charges.items()}
+        z = self.as_map(through(x, z, self.rotate))
+        return z, {k: v.view(len(h), -1).sum(1) for k, v in charges.items()}
 
     def mean(self, h: Tensor) -> Tensor:
         """Return the quantised code."""
@@ -193,10 +219,17 @@ class SimVQ(Codebook):
         dim: size of a vector.
         tokens: number of vectors; None takes a feature map's places, or `TOKENS`.
         codes: vectors in the codebook.
+        gradient: see `Codebook`.
     """
 
-    def __init__(self, dim: int, tokens: int | None = None, codes: int = 512) -> None:
-        super().__init__(dim, tokens, codes)
+    def __init__(
+        self,
+        dim: int,
+        tokens: int | None = None,
+        codes: int = 512,
+        gradient: Literal["straight_through", "rotation"] = "straight_through",
+    ) -> None:
+        super().__init__(dim, tokens, codes, gradient=gradient)
 
     def table(self, options: dict[str, Literal["ema", "gradient"] | float | bool]) -> Table:
         """Return a new codebook."""
@@ -215,6 +248,7 @@ class Hierarchical(Codebook):
         tokens: number of vectors; None takes a feature map's places, or `TOKENS`.
         codes: vectors in each of the two codebooks.
         lookup: see `Codebook`.
+        gradient: see `Codebook`.
         **options: see `Table`.
     """
 
@@ -224,9 +258,10 @@ class Hierarchical(Codebook):
         tokens: int | None = None,
         codes: int = 512,
         lookup: Literal["euclidean", "cosine"] = "euclidean",
+        gradient: Literal["straight_through", "rotation"] = "straight_through",
         **options: Literal["ema", "gradient"] | float | bool,
     ) -> None:
-        super().__init__(dim, tokens, codes, 2, lookup, **options)
+        super().__init__(dim, tokens, codes, 2, lookup, gradient, **options)
 
     def arrange(self, grid: tuple[int, ...] | None = None) -> None:
         """Set the shapes for a grid, or for a row of tokens, and build the maps between levels."""
@@ -240,12 +275,12 @@ class Hierarchical(Codebook):
         self.mixed = kind(2 * self.dim, self.dim, 3, 1, 1)
 
     def forward(self, h: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Charges]:
-        """Return the quantised code, through which the gradient passes unchanged."""
+        """Return the quantised code, through which the gradient passes."""
         del noise
         below, _, paid = self.coarse_level(h)
         x = self.fine_inputs(h, below)
         _, e, also = choose(self.tables[1], x)
-        z = torch.cat([below, self.as_map(x + (e - x).detach())], 1)
+        z = torch.cat([below, self.as_map(through(x, e, self.rotate))], 1)
         summed = {
             k: paid[k].view(len(h), -1).sum(1) + also[k].view(len(h), -1).sum(1) for k in paid
         }
@@ -273,7 +308,7 @@ class Hierarchical(Codebook):
         """Return the coarse code as the fine places see it, its rows and indices, its cost."""
         x = self.inputs(self.down(exact(h)))
         index, e, paid = choose(self.tables[0], x)
-        return self.spread(x + (e - x).detach()), (x, index), paid
+        return self.spread(through(x, e, self.rotate)), (x, index), paid
 
     def spread(self, rows: Tensor) -> Tensor:
         """Return a map of coarse vectors at the fine places."""
