@@ -161,8 +161,8 @@ class JumpReLU(Sparse):
 
     @torch.no_grad()
     def start(self, h: Tensor) -> None:
-        """Place each threshold so that its unit is active in k of dim samples."""
-        rank = max(1, round(len(h) * (1 - self.k / h.shape[1])))
+        """Place each threshold so that its unit is active in k / 2 of dim samples: h will grow."""
+        rank = max(1, round(len(h) * (1 - self.k / (2 * h.shape[1]))))
         self.log_threshold.copy_(h.kthvalue(rank, 0).values.clamp(min=0.01).log())
 
     def gate(self, h: Tensor, threshold: Tensor) -> Tensor:
