@@ -124,6 +124,7 @@ CHANGES = {
     "spectral_norm": (True, {}),
     "r1": (5.0, {}),
     "k": (2, {}),
+    "prefixes": ((2,), {}),
     "selection": ("batch_topk", {}),
     "revival": (0.1, {"latent_dim": 40, "dead_after": 1}),
     "dead_after": (1, {"latent_dim": 40}),

@@ -231,7 +231,7 @@ class Net(nn.Module):
         """Change running state (scales, codebooks), once for each optimizer step."""
         batch = step.batch
         self.likelihood.update(step.nll, batch.target, batch.mask, batch.weight)
-        self.latent.update(step.h)
+        self.latent.follow(step)
         for child in self.children():
             if isinstance(child, Running):
                 child.follow(step)

@@ -15,9 +15,19 @@ from narrows.metrics.health import dead_latents
 from narrows.net import Net
 from narrows.parts.likelihoods import Gaussian
 from narrows.parts.networks import Decoder, Encoder
-from narrows.parts.sparse import Atoms, BatchTopK, JumpReLU, TopK, revival
+from narrows.parts.sparse import (
+    Atoms,
+    BatchTopK,
+    Gated,
+    JumpReLU,
+    TopK,
+    dictionary,
+    nested,
+    revival,
+    unit_atoms,
+)
 
-SELECTIONS = ["topk", "batch_topk", "jumprelu"]
+SELECTIONS = ["topk", "batch_topk", "jumprelu", "gated"]
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +36,8 @@ def _seed():
 
 
 def fit(X, **options):
-    defaults = {"latent_dim": 24, "k": 3, "epochs": 15, "learning_rate": 5e-3}
+    k = None if options.get("selection") == "gated" else 3
+    defaults = {"latent_dim": 24, "k": k, "epochs": 15, "learning_rate": 5e-3}
     return narrows.TopKAutoencoder(**defaults | options).fit(X)
 
 
@@ -95,9 +106,128 @@ def test_a_jump_is_exact_forward_and_its_gradient_in_h_is_the_gate():
 
 
 def test_the_price_is_the_squared_distance_from_k():
-    latent = JumpReLU(4, 2)
+    net = net_with(JumpReLU(4, 2))
     h = torch.tensor([[2.0, 2.0, 2.0, 0.0], [2.0, 2.0, 2.0, 2.0]])
-    torch.testing.assert_close(latent(h)[1]["sparsity"], torch.tensor((3.5 / 2 - 1) ** 2))
+    for weight, l0 in ((None, 3.5), (torch.tensor([1.5, 0.5]), 3.25)):
+        step = replace(pass_of(net, 2, weight), h=h, charges=net.latent(h)[1])
+        price = net.latent.price(net, step, 3.0)
+        assert price["sparsity"].item() == pytest.approx(3 * (l0 / 2 - 1) ** 2)
+
+
+def test_thresholds_start_where_each_unit_is_active_in_its_share():
+    latent, h = JumpReLU(8, 2), torch.randn(1000, 8) + torch.arange(8.0)
+    latent.start(h)
+    torch.testing.assert_close(latent.log_threshold.exp(), h.sort(0).values[-126])
+
+
+# -- gates ------------------------------------------------------------------------------------
+
+
+def test_gates_are_the_papers():
+    """Gated SAE with W_mag = exp(r) W_gate, against equations 4 to 8 written out."""
+    net = net_with(Gated(6))
+    encoder, latent, decoder, _ = net.parts
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.normal_()
+    step = pass_of(net, 9)
+    x, (gate, atoms) = step.batch.x, (encoder[0], decoder[0])
+    unit = nn.functional.normalize(atoms.weight, dim=0)
+    pre = x @ gate.weight.t() + gate.bias
+    magnitude_bias = latent.bias + latent.log_gain.exp() * gate.bias  # the latent sees pre
+    own = x @ (latent.log_gain.exp()[:, None] * gate.weight).t() + magnitude_bias
+    z = torch.where(pre > 0, own.relu(), 0.0)
+    assert 0 < (z > 0).sum() < (pre > 0).sum()  # both decide
+    torch.testing.assert_close(step.z, z)
+
+    def loss(reconstruction):
+        return 0.5 * (x - reconstruction).square().sum(1) + 2.5 * np.log(2 * np.pi)
+
+    l1 = pre.relu().sum(1)
+    aux = loss(pre.relu() @ unit.detach().t() + atoms.bias.detach())
+    expected = {
+        "nll": loss(z @ unit.t() + atoms.bias),
+        "sparsity": 0.7 * 0.5 * l1,  # the paper's beside half the squared error
+        "gates": aux,
+    }
+    terms = dictionary(net, step, 0.7, (), 1.0)
+    torch.testing.assert_close(terms, expected)
+    found, written = (
+        torch.autograd.grad(sum(values.values()).sum(), list(net.parameters()), retain_graph=True)
+        for values in (terms, expected)
+    )
+    torch.testing.assert_close(found, written)
+
+
+def test_fixed_atoms_learn_nothing_from_the_gates():
+    net = net_with(Gated(6))
+    gates = net.latent.price(net, pass_of(net, 9), 1.0)["gates"].sum()
+    grads = torch.autograd.grad(gates, list(net.parameters()), allow_unused=True)
+    reached = {
+        name
+        for (name, _), grad in zip(net.named_parameters(), grads, strict=True)
+        if grad is not None
+    }
+    assert reached == {"encoder.0.weight", "encoder.0.bias"}
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.1])
+def test_the_optimum_of_a_gate_is_what_the_l1_leaves_at_any_scale(scale):
+    """min_a (x - a)² + λ a is at x - λ / 2: the price follows the scale of the error."""
+    net = net_with(Gated(1), dim=1, scale=scale)
+    with torch.no_grad():
+        net.decoder[0].weight.fill_(1.0)
+        net.decoder[0].bias.zero_()
+        net.encoder[0].weight.fill_(1.0)
+        net.encoder[0].bias.fill_(-0.3)
+    x = torch.full((1, 1), 2.0, dtype=torch.float64)
+    price = net.latent.price(net, net(Batch(x, x)), 0.6)
+    bias = net.encoder[0].bias
+    (grad,) = torch.autograd.grad(sum(price.values()).sum(), bias)
+    torch.testing.assert_close(grad, torch.zeros_like(grad), atol=1e-12, rtol=0)
+
+
+# -- prefixes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("latent", [TopK(6, 3), BatchTopK(6, 3), Gated(6)], ids=repr)
+def test_each_prefix_is_decoded_alone_and_paid_in_full(latent):
+    net = net_with(latent)
+    step = pass_of(net, 9)
+    unit, bias = nn.functional.normalize(net.decoder[0].weight, dim=0), net.decoder[0].bias
+    terms = nested(net, step, (2, 5, 6, 2))
+    assert set(terms) == {"nll_2", "nll_5"}  # a set, and the whole is there already
+    for m in (2, 5):
+        alone = step.z[:, :m] @ unit[:, :m].t() + bias
+        nll = 0.5 * (step.batch.x - alone).square().sum(1) + 2.5 * np.log(2 * np.pi)
+        torch.testing.assert_close(terms[f"nll_{m}"], nll)
+    whole = dictionary(net, step, None, (2, 5), 1.0)
+    assert set(terms) < set(whole)
+    (grad,) = torch.autograd.grad(terms["nll_2"].sum(), net.decoder[0].weight)
+    assert (grad.abs().sum(0) > 0).tolist() == [
+        bool((step.z[:, i] != 0).any()) for i in (0, 1)
+    ] + [False] * 4
+
+
+def test_one_prefix_of_all_units_is_the_plain_model(digits):
+    plain, whole = fit(digits, epochs=3), fit(digits, epochs=3, prefixes=(24,))
+    assert np.array_equal(plain.transform(digits), whole.transform(digits))
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_the_first_units_of_a_matryoshka_do_better_alone(selection):
+    X = load_digits().data[:1000].astype(np.float32)
+
+    def error(model):
+        codes = model.transform(X)
+        codes[:, 16:] = 0
+        return float(((model.inverse_transform(codes) - X) ** 2).mean())
+
+    plain, prefix = (
+        error(fit(X, latent_dim=64, selection=selection, prefixes=sizes)) for sizes in ((), (16,))
+    )
+    assert prefix < 0.8 * plain
 
 
 # -- the dictionary ---------------------------------------------------------------------------
@@ -123,9 +253,9 @@ def atoms_of(model):
 @pytest.mark.parametrize("selection", SELECTIONS)
 def test_a_known_dictionary_is_recovered(selection):
     X, known = sparse_data(2000)
-    model = fit(
-        X, latent_dim=48, selection=selection, scaling="none", epochs=40, learning_rate=1e-2
-    )
+    options = {"sparsity": 1.0} if selection == "gated" else {}  # an L1 is in units of x
+    options |= {"latent_dim": 48, "epochs": 40, "learning_rate": 1e-2, "scaling": "none"}
+    model = fit(X, selection=selection, **options)
     found = np.abs(known @ atoms_of(model).T).max(1)
     assert found.mean() > 0.95
     assert model.history_[-1]["validation_mse"] < 0.15 * X.var()
@@ -137,7 +267,20 @@ def test_atoms_have_unit_norm_and_the_encoder_starts_at_them(options, digits):
     np.testing.assert_allclose(np.linalg.norm(atoms, axis=1), 1, rtol=1e-5)
     start = fit(digits, epochs=1, learning_rate=1e-30, **options)
     weight = dict(start.net_.encoder.named_parameters())["1.weight"].detach().numpy()
-    np.testing.assert_allclose(weight, atoms_of(start), rtol=1e-5, atol=1e-6)
+    factor = 1 + 4 * (3 - 1) / (weight.shape[1] + 2)
+    np.testing.assert_allclose(weight, atoms_of(start) / factor, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [4, 64, 784])
+def test_the_first_code_sums_to_about_x(size):
+    """The least-squares factor from its reconstruction to x is near 1 (without, down to 1/8)."""
+    net = net_with(TopK(512), size)
+    unit_atoms(net)
+    x = torch.randn(200, size, dtype=torch.float64)
+    with torch.no_grad():
+        net.encoder[0].bias.zero_()
+        back = net.double()(Batch(x, x)).out
+    assert float((x * back).sum() / back.square().sum()) == pytest.approx(1, abs=0.15)
 
 
 def test_the_encoder_reads_x_without_the_decoders_bias(digits):
@@ -153,22 +296,44 @@ def test_the_encoder_reads_x_without_the_decoders_bias(digits):
 
 
 def test_silence_is_counted_in_samples_and_ends_with_an_activation():
-    latent = TopK(3, 1, dead_after=10)
-    first, second = torch.tensor([[1.0, 0, 0]] * 4), torch.tensor([[0.0, 0, 1]] * 7)
-    latent.update(first)
+    net = net_with(TopK(3, 1, dead_after=10))
+    latent, first, second = net.latent, [[1.0, 0, 0]] * 4, [[0.0, 0, 1]] * 7
+    latent.follow(seeing(net, first))
     assert latent.silent.tolist() == [0, 4, 4]
-    latent.update(second)
+    latent.follow(seeing(net, second))
     assert latent.silent.tolist() == [7, 11, 0]
     assert latent.dead.tolist() == [False, True, False]
-    assert float(latent.statistics(second)["dead"]) == pytest.approx(1 / 3)
-    assert float(latent.statistics(second)["l0"]) == 1
+    h = torch.tensor(second)
+    assert float(latent.statistics(h)["dead"]) == pytest.approx(1 / 3)
+    assert float(latent.statistics(h)["l0"]) == 1
 
 
-def net_with(latent, dim=5):
-    """A dictionary's net with a unit scale, in double precision."""
+def test_samples_count_by_their_weights_also_in_silence():
+    net = net_with(TopK(3, 1))
+    z = [[1.0, 0, 0], [0, 0, 1.0], [0, 0, 1.0]]
+    net.latent.follow(seeing(net, z, torch.tensor([2.0, 0.5, 0.0])))
+    assert net.latent.silent.tolist() == [0, 2.5, 0]
+    net.latent.follow(seeing(net, z, torch.tensor([3.0, 0.0, 0.0])))
+    assert net.latent.silent.tolist() == [0, 5.5, 3]
+
+
+def seeing(net, z, weight=None):
+    """A pass whose code is known."""
+    z = torch.tensor(z, dtype=torch.float64)
+    return replace(pass_of(net, len(z), weight), h=z, z=z)
+
+
+def net_with(latent, dim=5, scale=1.0):
+    """A dictionary's net with a fixed scale, in double precision."""
     encoder = Encoder(nn.Linear(dim, latent.code_shape[0]))
     decoder = Decoder(Atoms(latent.code_shape[0], dim))
-    return Net(encoder, latent, decoder, Gaussian(scale=1.0)).double()
+    return Net(encoder, latent, decoder, Gaussian(scale=scale)).double()
+
+
+def pass_of(net, n, weight=None):
+    """A pass over random samples."""
+    x = torch.randn(n, 5, dtype=torch.float64)
+    return net(Batch(x, x, weight=weight))
 
 
 def test_dead_units_learn_from_the_residual_and_nothing_else_does():
@@ -256,6 +421,9 @@ def test_the_diagnosis_names_dead_units(digits):
     [
         ({"k": 25}, r"'k' parameter of a sparse code must be at most latent_dim=24. Got 25"),
         ({"sparsity": 3.0}, r"'sparsity' parameter .* no effect with selection='topk'"),
+        ({"k": 3, "selection": "gated"}, r"'k' parameter .* no effect with selection='gated'"),
+        ({"k": None, "selection": "gated", "revival": 2.0}, r"'revival' .* selection='gated'"),
+        ({"prefixes": (4, 25)}, r"'prefixes' of a code must be at most latent_dim=24. Got 25"),
         ({"hidden": (5,)}, r"'hidden' parameter of TopKAutoencoder has no effect"),
     ],
 )

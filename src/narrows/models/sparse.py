@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 from narrows.base import BaseAutoencoder
 from narrows.data.modalities import Modality
 from narrows.data.sources import Batch
-from narrows.fields import Count, NonNegative, When
+from narrows.fields import Count, NonNegative, Unless
 from narrows.metrics.health import Diagnosis, dead_latents
 from narrows.net import Net, Step, Terms
-from narrows.parts.sparse import SELECTIONS, Sparse, revival, unit_atoms
+from narrows.parts.sparse import SELECTIONS, Sparse, dictionary, unit_atoms
 
 __all__ = ["TopKAutoencoder"]
 
@@ -25,21 +25,26 @@ class _Dictionary(Net):
 class TopKAutoencoder(BaseAutoencoder):
     """A dictionary of many unit atoms, of which each sample uses k: a sparse autoencoder.
 
-    -log p(x | z) + revival * aux, with z = top_k(W (x - b)) and the mean of x = D z + b
+    -log p(x | z) + sum_m -log p(x | z_1..m) + revival * aux + price
 
-    It reads any table, such as activations of another model, ``(tokens, width)``. The auxiliary
-    loss lets dead units explain what the active ones leave over; where they say too much, they
-    are scaled to it.
+    with z = top_k(W (x - b)) and the mean of x = D z + b. It reads any table, such as activations
+    of another model, ``(tokens, width)``. The auxiliary loss lets dead units explain what the
+    active ones leave over; where they say too much, they are scaled to it.
 
     Use it to take activations of another network apart into features that can be read; not to
     compress, for its code is wider than the data.
 
     Args:
         latent_dim: number of atoms; commonly more than the data have dimensions.
-        k: active units a sample; None takes a sixteenth of latent_dim.
         selection: "topk" keeps the k largest units of each sample, "batch_topk" k a sample on
-            average, "jumprelu" those above a learned threshold each, k on average.
-        sparsity: weight of (L0 / k - 1)² for "jumprelu", with L0 the mean number of active units.
+            average, "jumprelu" those above a learned threshold each, k on average, "gated" those
+            above 0, in amounts of their own.
+        k: active units a sample; None takes a sixteenth of latent_dim.
+        sparsity: weight of the price: of (L0 / k - 1)² for "jumprelu", with L0 the mean number of
+            active units; for "gated" of sum(relu(W (x - b))) beside the squared error, to whose
+            scale it is set, and beside the nll of these as a code. None takes 100 and 4.
+        prefixes: numbers m of first units that must reconstruct alone too, so that these learn
+            what is common and later ones what is special: a Matryoshka.
         revival: weight of the auxiliary loss that revives dead units; 1/32 in the paper.
         dead_after: a unit that no sample activated for so many samples is dead.
 
@@ -50,6 +55,10 @@ class TopKAutoencoder(BaseAutoencoder):
         BatchTopK Sparse Autoencoders (Bussmann et al., 2024), https://arxiv.org/abs/2412.06410
         Jumping Ahead: Improving Reconstruction Fidelity with JumpReLU Sparse Autoencoders
         (Rajamanoharan et al., 2024), https://arxiv.org/abs/2407.14435
+        Improving Dictionary Learning with Gated Sparse Autoencoders (Rajamanoharan et al., 2024),
+        https://arxiv.org/abs/2404.16014
+        Learning Multi-Level Features with Matryoshka Sparse Autoencoders (Bussmann et al., 2025),
+        https://arxiv.org/abs/2503.17547
 
     >>> from narrows import TopKAutoencoder
     >>> from sklearn.datasets import load_iris
@@ -64,10 +73,13 @@ class TopKAutoencoder(BaseAutoencoder):
     latent_dim: Count = 128
     architecture: Literal["linear"] = "linear"
     weight_decay: NonNegative = 0.0
-    k: Count | None = None
-    selection: Literal["topk", "batch_topk", "jumprelu"] = "topk"
-    sparsity: Annotated[NonNegative, When("selection", "jumprelu")] = 100.0
-    revival: NonNegative = 1.0
+    selection: Literal["topk", "batch_topk", "jumprelu", "gated"] = "topk"
+    k: Annotated[Count | None, Unless("selection", "gated")] = None
+    sparsity: Annotated[
+        NonNegative | None, Unless("selection", "topk"), Unless("selection", "batch_topk")
+    ] = None
+    prefixes: tuple[Count, ...] = ()
+    revival: Annotated[NonNegative, Unless("selection", "gated")] = 1.0
     dead_after: Count = 5000
 
     def latent(self) -> Sparse:
@@ -77,13 +89,12 @@ class TopKAutoencoder(BaseAutoencoder):
     def build(self, modality: Modality) -> Net:
         """Return a net with unit atoms, and an encoder that starts at their transpose."""
         net = super().build(modality)
-        unit_atoms(net.encoder, net.decoder)
+        unit_atoms(net)
         return _Dictionary(*net.parts)
 
     def objective(self, step: Step) -> Terms:
-        """Weigh the price of activity, and add what revives dead units."""
-        price = {name: self.sparsity * charge for name, charge in step.charges.items()}
-        return {"nll": step.nll, **price, "revival": self.revival * revival(self.net_, step)}
+        """Add what the units cost, what the prefixes miss and what revives dead units."""
+        return dictionary(self.net_, step, self.sparsity, self.prefixes, self.revival)
 
     def diagnose(self) -> Diagnosis:
         """Name the dead units."""

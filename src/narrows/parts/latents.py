@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log, pi
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from narrows.errors import ParameterError, nearest
 from narrows.parts.networks import ACTIVATIONS
+
+if TYPE_CHECKING:
+    from narrows.net import Step
 
 __all__ = [
     "LATENTS",
@@ -231,6 +234,10 @@ class Latent(nn.Module):
 
     def update(self, h: Tensor) -> None:
         """Change running state (codebooks) after an optimizer step."""
+
+    def follow(self, step: "Step") -> None:
+        """Change running state after an optimizer step, where it takes more than h."""
+        self.update(step.h)
 
 
 @latent

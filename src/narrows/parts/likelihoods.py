@@ -60,6 +60,11 @@ class Likelihood(nn.Module):
         self.output_activation = output or self.output
         self.activation = ACTIVATIONS[self.output_activation]()
 
+    @property
+    def unit(self) -> Tensor | float:
+        """Nats that a unit of the error costs: 1 where there is no scale."""
+        return 1.0
+
     def nll(self, out: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return -log p(x | z) in nats, summed over the observed values: ``(batch,)``."""
         raise NotImplementedError
@@ -227,8 +232,12 @@ class _Spread(Likelihood):
             each = each + log_scale + (self.log_norm + self.log_units)
             return (each if mask is None else each * mask).flatten(1).sum(1)
         total = distance if mask is None else distance * mask
-        factor = (-self.power * self.log_scale).exp() / self.power
-        return total.flatten(1).sum(1) * factor + self.offset(x, mask)
+        return total.flatten(1).sum(1) * self.unit + self.offset(x, mask)
+
+    @property
+    def unit(self) -> Tensor:
+        """Nats that a unit of the error |x - mean|^p costs, 1 / (p s^p)."""
+        return (-self.power * self.log_scale).exp() / self.power
 
     def offset(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Return the nll of a perfect reconstruction: ``(batch,)``, or 0-d without a mask."""

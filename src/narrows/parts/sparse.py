@@ -1,24 +1,30 @@
 """Sparse codes: latents that keep few of many units, and a dictionary of unit atoms."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from narrows.errors import ParameterError
+from narrows.parts.divergences import shares
 from narrows.parts.latents import Charges, Latent, latent
 
 if TYPE_CHECKING:
-    from narrows.net import Net, Step
+    from narrows.net import Net, Step, Terms
 
 __all__ = [
     "SELECTIONS",
     "Atoms",
     "BatchTopK",
+    "Gated",
     "JumpReLU",
     "Sparse",
     "TopK",
+    "dictionary",
+    "nested",
     "revival",
     "unit_atoms",
 ]
@@ -34,6 +40,10 @@ class Sparse(Latent):
     """
 
     silent: Tensor
+    weight = 0.0
+    """What the price weighs where no weight is given."""
+    revivable = True
+    """Whether dead units can be revived: whether h is above 0 somewhere."""
 
     def __init__(self, dim: int, k: int | None = None, dead_after: int = 5000) -> None:
         super().__init__(dim)
@@ -65,11 +75,18 @@ class Sparse(Latent):
         active = (self.mean(h) != 0).float().sum(1).mean()
         return {"l0": active, "dead": self.dead.float().mean()}
 
+    def price(self, net: "Net", step: "Step", weight: float) -> "Terms":
+        """Return what a dictionary pays for the choice of units; it costs nothing."""
+        del net, step, weight
+        return {}
+
     @torch.no_grad()
-    def update(self, h: Tensor) -> None:
-        """Count for how many samples each unit has been silent."""
-        active = (self.mean(h) != 0).any(0)
-        self.silent.add_(len(h)).mul_(~active)
+    def follow(self, step: "Step") -> None:
+        """Count for how many samples each unit has been silent; they count by their weights."""
+        super().follow(step)
+        active, weight = (step.z != 0).float(), step.batch.weight
+        weight = torch.ones_like(active[:, 0]) if weight is None else weight
+        self.silent.add_(weight.sum()).mul_(weight @ active == 0)
 
     def revived(self, h: Tensor) -> Tensor:
         """Return the code that the dead units would give if 4k of them were let through."""
@@ -111,8 +128,7 @@ class BatchTopK(Sparse):
 
     @torch.no_grad()
     def update(self, h: Tensor) -> None:
-        """Follow the smallest value that is kept, and count the silent units."""
-        super().update(h)
+        """Follow the smallest value that is kept."""
         kept = h.flatten().topk(self.k * len(h), sorted=False).values.amin()
         self.updates.add_(1)
         self.threshold.lerp_(kept, self.updates.reciprocal().clamp(min=self.rate))
@@ -123,8 +139,8 @@ class JumpReLU(Sparse):
     """Units above a learned threshold each (Rajamanoharan et al., 2024).
 
     The thresholds learn through the paper's estimator: the step's derivative is replaced by a
-    rectangle of the bandwidth's width. The charge "sparsity" is (L0 / k - 1)², with the batch's
-    mean number of active units L0.
+    rectangle of the bandwidth's width. The charge "sparsity" of a sample is L0 / k - 1, with its
+    number of active units L0; a dictionary pays the square of its mean.
 
     Args:
         dim: size of the code.
@@ -133,12 +149,21 @@ class JumpReLU(Sparse):
         bandwidth: width of the kernel, in units of h.
     """
 
+    weight = 100.0
+
     def __init__(
         self, dim: int, k: int | None = None, dead_after: int = 5000, bandwidth: float = 0.3
     ) -> None:
         super().__init__(dim, k, dead_after)
         self.bandwidth = bandwidth
         self.log_threshold = nn.Parameter(torch.zeros(dim))
+        self.wanted = 1024
+
+    @torch.no_grad()
+    def start(self, h: Tensor) -> None:
+        """Place each threshold so that its unit is active in k / 2 of dim samples: h will grow."""
+        rank = max(1, round(len(h) * (1 - self.k / (2 * h.shape[1]))))
+        self.log_threshold.copy_(h.kthvalue(rank, 0).values.clamp(min=0.01).log())
 
     def gate(self, h: Tensor, threshold: Tensor) -> Tensor:
         """Return 1 where h is above the threshold, else 0; differentiable in the threshold."""
@@ -154,16 +179,60 @@ class JumpReLU(Sparse):
         return h * kept + threshold.detach() * (gate - kept)
 
     def forward(self, h: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Charges]:
-        """Return the code, and what it costs to be away from k active units."""
+        """Return the code, and how far from k its active units are."""
         del noise
-        active = self.gate(h, self.log_threshold.exp()).sum(1).mean()
-        return self.mean(h), {"sparsity": (active / self.k - 1).square()}
+        active = self.gate(h, self.log_threshold.exp()).sum(1)
+        return self.mean(h), {"sparsity": active / self.k - 1}
+
+    def price(self, net: "Net", step: "Step", weight: float) -> "Terms":
+        """Return the square of the batch's mean charge."""
+        del net
+        charge = step.charges["sparsity"]
+        mean = (shares(charge, step.batch.weight) * charge).sum()
+        return {"sparsity": weight * mean.square()}
+
+
+@latent
+class Gated(Sparse):
+    """Units whose gate is open, in amounts of their own (Rajamanoharan et al., 2024).
+
+    z = [h > 0] relu(exp(r) h + b), with h the gates' pre-activations. The charge "sparsity" is the
+    sum of relu(h). No gradient passes through a gate, so that a dictionary also pays the nll of
+    relu(h) as a code, with its atoms as they are. Both are weighed against the error that the nll
+    is made of, as in the paper: a scale that shrinks does not loosen the gates.
+    """
+
+    weight = 4.0
+    revivable = False
+
+    def __init__(self, dim: int, k: int | None = None, dead_after: int = 5000) -> None:
+        super().__init__(dim, k, dead_after)
+        self.log_gain = nn.Parameter(torch.zeros(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def mean(self, h: Tensor) -> Tensor:
+        """Return the amounts of the units whose gate is open."""
+        return (h > 0) * torch.addcmul(self.bias, self.log_gain.exp(), h).relu()
+
+    def forward(self, h: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Charges]:
+        """Return the code, and how far open its gates are."""
+        del noise
+        return self.mean(h), {"sparsity": h.relu().sum(1)}
+
+    def price(self, net: "Net", step: "Step", weight: float) -> "Terms":
+        """Return the charge in units of the nll, and the nll of relu(h) with fixed atoms."""
+        fixed = {name: value.detach() for name, value in net.decoder.named_parameters()}
+        out = functional_call(net.decoder, fixed, (step.h.relu(), step.batch))
+        gates = net.likelihood.nll(out, step.batch.target, step.batch.mask)
+        unit = torch.as_tensor(net.likelihood.unit).detach()
+        return {"sparsity": weight * unit * step.charges["sparsity"], "gates": gates}
 
 
 SELECTIONS: dict[str, type[Sparse]] = {
     "topk": TopK,
     "batch_topk": BatchTopK,
     "jumprelu": JumpReLU,
+    "gated": Gated,
 }
 """The sparse latents by the name of their rule."""
 
@@ -176,18 +245,63 @@ class Atoms(nn.Linear):
         return F.linear(z, F.normalize(self.weight, dim=0), self.bias)
 
 
-def unit_atoms(encoder: nn.Module, decoder: nn.Module) -> None:
-    """Give a linear decoder unit columns, and start the encoder's weights at their transpose."""
-    (below,) = (layer for layer in encoder.modules() if isinstance(layer, nn.Linear))
+def unit_atoms(net: "Net") -> None:
+    """Give a linear decoder unit columns, and start the encoder's weights at their transpose.
+
+    These are scaled so that k atoms sum to about x: of the sixteenth that is nearest to it, the
+    mean squared cosine with x is about 4 / (size + 2).
+    """
+    sparse = cast(Sparse, net.latent)
+    (below,) = (layer for layer in net.encoder.modules() if isinstance(layer, nn.Linear))
     ((name, above),) = (
-        (name, layer) for name, layer in decoder.named_children() if isinstance(layer, nn.Linear)
+        (name, layer)
+        for name, layer in net.decoder.named_children()
+        if isinstance(layer, nn.Linear)
     )
     atoms = Atoms(above.in_features, above.out_features)
     with torch.no_grad():
         nn.init.normal_(atoms.weight, std=atoms.out_features**-0.5)
         nn.init.zeros_(atoms.bias)
         below.weight.copy_(F.normalize(atoms.weight, dim=0)[: below.in_features].t())
-    setattr(decoder, name, atoms)
+        below.weight.div_(1 + 4 * (sparse.k - 1) / (below.in_features + 2))
+    setattr(net.decoder, name, atoms)
+
+
+def dictionary(
+    net: "Net", step: "Step", sparsity: float | None, prefixes: Sequence[int], revive: float
+) -> "Terms":
+    """Return the objective of a dictionary.
+
+    Args:
+        net: with a sparse latent and a linear decoder.
+        step: a pass.
+        sparsity: weight of the latent's price; None takes the latent's own.
+        prefixes: numbers of units that must do alone too.
+        revive: weight of what the dead units could explain.
+    """
+    sparse = cast(Sparse, net.latent)
+    price = sparse.price(net, step, sparse.weight if sparsity is None else sparsity)
+    terms = {"nll": step.nll} | price | nested(net, step, prefixes)
+    return terms | ({"revival": revive * revival(net, step)} if sparse.revivable else {})
+
+
+def nested(net: "Net", step: "Step", sizes: Sequence[int]) -> "Terms":
+    """Return the nll of the first units of the code alone, for each number of them.
+
+    All of them are the whole code, whose nll is known.
+
+    Raises:
+        ParameterError: the code has fewer units.
+    """
+    dim, batch = step.z.shape[1], step.batch
+    if max(sizes, default=0) > dim:
+        raise ParameterError(
+            f"The 'prefixes' of a code must be at most latent_dim={dim}. Got {max(sizes)} instead."
+        )
+    place = torch.arange(dim, device=step.z.device)
+    outs = {n: net.decoded(step.z * (place < n), batch) for n in sizes if n < dim}
+    nll = net.likelihood.nll
+    return {f"nll_{n}": nll(out, batch.target, batch.mask) for n, out in outs.items()}
 
 
 def revival(net: "Net", step: "Step") -> Tensor:
