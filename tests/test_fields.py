@@ -108,6 +108,8 @@ CHANGES = {
     "direct": (0.0, {}),
     "kernel": ("rbf", {}),
     "matching": (5.0, {}),
+    "distance": ("sliced", {}),
+    "projections": (5, {"distance": "sliced"}),
     "regularizer": ("gradient_penalty", {}),
     "code_penalty": (3.0, {}),
     "decoder_penalty": (3.0, {}),
