@@ -72,7 +72,9 @@ def compositions():
     """Every registered part in a ComposedAutoencoder, and a few of them together."""
     yield from ({"code": name} for name in LATENTS)
     yield from ({"likelihood": name} for name in LIKELIHOODS)
-    yield from ({"penalties": {name: 0.1}} for name in PENALTIES)
+    for name in PENALTIES:
+        images = {"modality": "image"} if name == "ms_ssim" else {}
+        yield {"penalties": {name: 0.1}} | images
     yield from ({"corruption": name} for name in CORRUPTIONS)
     yield {
         "code": "gaussian",
