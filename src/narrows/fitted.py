@@ -149,7 +149,7 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Settings):
             return self.modality_.explained.decode(out, condition=wanted)
 
     def interpolate(self, a: Any, b: Any, steps: int = 10) -> Any:
-        """Return `steps` samples from a to b along a straight line between their codes.
+        """Return `steps` samples from a to b along the shortest line between their codes.
 
         Args:
             a: one sample, without or with a first axis of length 1.
@@ -166,8 +166,10 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Settings):
                 "samples."
             )
         way = torch.linspace(0, 1, steps)[:, None]
-        line, shape = (1 - way) * start + way * end, self.net_.latent.code_shape
-        codes, wanted = line.tensor_split([int(np.prod(shape))], 1)
+        shape = self.net_.latent.code_shape
+        width = int(np.prod(shape))
+        codes = self.net_.latent.between(start[:, :width], end[:, :width], way)
+        wanted = ((1 - way) * start + way * end)[:, width:]
         given = wanted if wanted.numel() else None
         out = self._decode(codes.reshape(-1, *shape), given)
         return self.modality_.explained.decode(out, condition=given)

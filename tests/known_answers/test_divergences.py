@@ -4,9 +4,18 @@ from math import exp, log
 
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 
 from narrows.net import Net
-from narrows.parts.divergences import KERNELS, aggregate, decomposed_kl, floored_kl, mmd, moments
+from narrows.parts.divergences import (
+    KERNELS,
+    aggregate,
+    decomposed_kl,
+    floored_kl,
+    mmd,
+    moments,
+    sliced,
+)
 from narrows.parts.latents import DiagonalGaussian
 from narrows.parts.penalties import decoder_jacobian, kl_sparsity
 from narrows.parts.schedules import COURSES, risen
@@ -332,3 +341,59 @@ def test_a_sample_of_weight_two_is_two_samples():
     torch.testing.assert_close(
         mmd(x, y, unbiased=False, weight=weight), mmd(twice, y, unbiased=False)
     )
+
+
+# -- sliced Wasserstein -----------------------------------------------------------------------
+
+
+def test_equal_samples_are_no_distance_apart_in_any_order():
+    x = double(20, 3)
+    assert float(sliced(x, x.flip(0))) < 1e-24
+    assert float(sliced(x, x.flip(0), weight=torch.ones(20))) < 1e-24
+    assert float(sliced(x, x + 0.5)) > 0.1
+
+
+def test_samples_apart_by_a_vector_are_its_square_over_the_dimension_apart():
+    """E <θ, v>² = |v|² / dim over the sphere."""
+    x, v = double(9, 4), torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
+    expected = float(v.square().sum()) / 4
+    for weight in (None, torch.ones(9)):
+        assert float(sliced(x, x + v, 20_000, weight)) == pytest.approx(expected, rel=0.03)
+
+
+def test_in_one_dimension_it_is_the_wasserstein_distance_of_normals():
+    """W² of N(m, s²) and N(0, 1) is m² + (s - 1)²."""
+    x, y = 3 * double(200_000, 1) + 1, double(200_000, 1)
+    assert float(sliced(x, y, 1)) == pytest.approx(1 + 4, rel=0.02)
+
+
+def test_in_one_dimension_it_is_the_least_cost_of_all_assignments():
+    x, y = double(30, 1), double(30, 1)
+    cost = torch.cdist(x, y).square()
+    rows, columns = linear_sum_assignment(cost)
+    assert float(sliced(x, y, 7)) == pytest.approx(float(cost[rows, columns].mean()))
+
+
+def test_weights_of_the_sliced_distance_are_numbers_of_samples():
+    y = double(8, 3)
+
+    def value(z, weight=None):
+        torch.manual_seed(1)
+        return sliced(z, y, 50, weight)
+
+    weight = torch.tensor([2.0, 0, 1, 0, 0, 1, 3, 1])
+    spread = double(8, 3)
+    many = spread.repeat_interleave(weight.long(), 0)
+    torch.testing.assert_close(value(spread, weight), value(many))
+    torch.testing.assert_close(value(many, torch.full((8,), 0.3)), value(many))
+
+
+def test_the_gradient_of_the_sliced_distance():
+    x, y = double(6, 2).requires_grad_(), double(6, 2)
+
+    def value(x, weight):
+        torch.manual_seed(1)
+        return sliced(x, y, 5, weight)
+
+    for weight in (None, torch.tensor([1.0, 2, 0.5, 3, 1, 1])):
+        assert torch.autograd.gradcheck(lambda x, w=weight: value(x, w), x)

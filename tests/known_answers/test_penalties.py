@@ -5,13 +5,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import correlate1d
 from sklearn.datasets import load_digits
 
 import narrows
 from narrows.data.corruption import CORRUPTIONS, gaussian, masking, salt_and_pepper
 from narrows.data.modalities import Image, Table
 from narrows.data.sources import Batch
-from narrows.parts.penalties import jacobian, jacobian_exact, kl_sparsity, l1, l2
+from narrows.errors import ParameterError
+from narrows.parts.penalties import (
+    jacobian,
+    jacobian_exact,
+    kl_sparsity,
+    l1,
+    l2,
+    ms_ssim,
+    similarity,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -160,6 +170,113 @@ def test_l1_makes_codes_smaller(digits):
         return np.abs(model.fit(digits).codes_).mean()
 
     assert size(5.0) < 0.5 * size(0.0)
+
+
+# -- structural similarity --------------------------------------------------------------------
+
+
+def blurred(x, size):
+    window = np.exp(-0.5 * ((np.arange(size) - size // 2) / 1.5) ** 2)
+    for axis in (0, 1):
+        x = correlate1d(x, window / window.sum(), axis)
+    edge = size // 2
+    return x[edge : x.shape[0] - edge, edge : x.shape[1] - edge]
+
+
+def parts(x, y, size=11):
+    """SSIM and its part of contrast and structure, means over an image in [0, 1]."""
+    mx, my = blurred(x, size), blurred(y, size)
+    vx, vy = blurred(x * x, size) - mx**2, blurred(y * y, size) - my**2
+    cov, c1, c2 = blurred(x * y, size) - mx * my, 0.01**2, 0.03**2
+    structure = (2 * cov + c2) / (vx + vy + c2)
+    luminance = (2 * mx * my + c1) / (mx**2 + my**2 + c1)
+    return (structure * luminance).mean(), structure.mean()
+
+
+def pictures(n=2, c=3, h=20, w=17):
+    x = torch.rand(n, c, h, w, dtype=torch.float64)
+    return x, (x + 0.3 * torch.rand_like(x)).clamp(0, 1)
+
+
+def test_at_one_scale_it_is_ssim():
+    x, y = pictures()
+    expected = [
+        np.mean([parts(*pair)[0] for pair in zip(a, b, strict=True)])
+        for a, b in zip(x.numpy(), y.numpy(), strict=True)
+    ]
+    np.testing.assert_allclose(similarity(x, y), expected, rtol=1e-10)
+    small = similarity(x[:, :1, :6], y[:, :1, :6])  # the window is 5 pixels wide
+    assert float(small[0]) == pytest.approx(parts(x[0, 0, :6].numpy(), y[0, 0, :6].numpy(), 5)[0])
+
+
+def test_at_several_scales_it_is_their_product():
+    """92 pixels hold the window at four scales, the last of them 11 pixels wide."""
+    x, y = pictures(1, 1, 92, 100)
+    weights = np.array([0.0448, 0.2856, 0.3001, 0.2363])
+    weights /= weights.sum()
+    a, b, expected = x[0, 0].numpy(), y[0, 0].numpy(), 1.0
+    for j, weight in enumerate(weights):
+        expected *= parts(a, b)[0 if j == 3 else 1] ** weight
+        halves = [p[: len(p) // 2 * 2, : p.shape[1] // 2 * 2] for p in (a, b)]
+        a, b = (p.reshape(len(p) // 2, 2, -1, 2).mean((1, 3)) for p in halves)
+    assert float(similarity(x, y)) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("side", [1, 2, 8, 28, 44, 180])
+def test_equal_images_are_alike_and_symmetric(side):
+    x, y = pictures(2, 1, side, side + 3)
+    torch.testing.assert_close(similarity(x, x), torch.ones(2, dtype=torch.float64))
+    torch.testing.assert_close(similarity(x, y), similarity(y, x))
+    assert (similarity(x, y) < 0.999).all()
+
+
+def test_the_similarity_differentiates_exactly_and_everywhere_finitely():
+    x, y = pictures(1, 1, 22, 23)
+    assert torch.autograd.gradcheck(similarity, (x, y.requires_grad_()), fast_mode=True)
+    for other in (1 - x, torch.zeros_like(x)):  # opposite structures, and none
+        other.requires_grad_()
+        (gradient,) = torch.autograd.grad(similarity(x, other).sum(), other)
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("options", [{}, {"likelihood": "bernoulli"}, {"likelihood": "poisson"}])
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_images_are_compared_in_the_range_of_their_own_units(images, kind, options):
+    """Whatever the units inside the model: its reconstructions are compared in the data's."""
+    X = images[:48].astype(kind)
+    model = narrows.ComposedAutoencoder(
+        penalties={"ms_ssim": 10.0}, modality="image", epochs=2, hidden=(4,), **options
+    ).fit(X)
+    batch = model.modality_.source(model.modality_.read(X, "test")).take(torch.arange(48))
+    step = model.net_.eval()(batch)
+    made = model.modality_.explained
+    low, high = float(X.min()), float(X.max())
+    scale, center = (torch.tensor(v).view(-1, 1, 1) for v in (made.scale, made.center))
+    out = (model.net_.likelihood.mean(step.out) * scale + center - low) / (high - low)
+    target = torch.from_numpy((X.astype(np.float32) - low) / (high - low))
+    expected = 1 - similarity(target.view_as(out), out)
+    torch.testing.assert_close(ms_ssim(model.net_, step), expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(model.objective(step)["ms_ssim"], 10 * ms_ssim(model.net_, step))
+
+
+@pytest.mark.wide
+def test_the_penalty_brings_structures_nearer(images):
+    def gap(weight):
+        model = narrows.ComposedAutoencoder(
+            penalties={"ms_ssim": weight}, epochs=40, learning_rate=0.01, batch_size=32
+        ).fit(images)
+        x, y = (torch.from_numpy(X / 255.0)[:, None] for X in (images, model.reconstruct(images)))
+        return float(1 - similarity(x, y).mean())
+
+    assert gap(300.0) < 0.9 * gap(0.0)
+
+
+@pytest.mark.parametrize("shape", [(40, 6), (40, 4, 4, 4)])
+def test_only_images_have_structures(shape):
+    X = np.random.default_rng(0).random(shape).astype(np.float32)
+    options = {} if len(shape) == 2 else {"modality": "volume"}
+    with pytest.raises(ParameterError, match=r"'ms_ssim' compares images"):
+        narrows.ComposedAutoencoder(penalties={"ms_ssim": 1.0}, **options).fit(X)
 
 
 # -- corruptions ------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from narrows import checkpoint
 from narrows.data.sources import Batch
 from narrows.errors import ParameterError
 from narrows.metrics.health import diagnose
-from narrows.parts.divergences import aggregate, mmd, moments
+from narrows.parts.divergences import aggregate, mmd, moments, sliced
 from narrows.parts.latents import Gaussian
 
 SMALL = {"latent_dim": 4, "hidden": (32,), "epochs": 3, "batch_size": 64, "verbose": 0}
@@ -401,12 +401,21 @@ def test_the_wasserstein_autoencoder_adds_the_discrepancy_of_its_codes():
     assert float(prior.log_prob(torch.zeros(1, 4))) == pytest.approx(-2 * np.log(2 * np.pi))
 
 
-def test_matching_brings_the_codes_to_the_prior(digits):
+def test_the_wasserstein_autoencoder_adds_the_sliced_distance_of_its_codes():
+    options = {"matching": 20.0, "distance": "sliced", "projections": 7}
+    _, step, found = terms(narrows.WassersteinAutoencoder, **options)
+    torch.manual_seed(1)
+    same(found["sliced"], 20.0 * sliced(step.z, torch.randn_like(step.z), 7))
+    assert found.keys() == {"nll", "sliced"}
+
+
+@pytest.mark.parametrize("distance", ["mmd", "sliced"])
+def test_matching_brings_the_codes_to_the_prior(digits, distance):
     """And so the prior's samples near the data: by the biased discrepancy, in data space."""
 
     def gaps(matching):
         model = narrows.WassersteinAutoencoder(
-            **SMALL | {"epochs": 50, "learning_rate": 5e-3}, matching=matching
+            **SMALL | {"epochs": 50, "learning_rate": 5e-3}, matching=matching, distance=distance
         ).fit(digits)
         codes = torch.from_numpy(model.transform(digits))
         torch.manual_seed(0)

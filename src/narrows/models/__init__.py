@@ -21,6 +21,7 @@ from narrows.models.graphs import (
     VariationalGraphAutoencoder,
 )
 from narrows.models.hierarchical import HierarchicalVAE
+from narrows.models.hyperbolic import PoincareVAE
 from narrows.models.masked import MaskedAutoencoder
 from narrows.models.plain import Autoencoder, DenoisingAutoencoder, LinearAutoencoder
 from narrows.models.priors import FlowVAE, VampPriorVAE
@@ -65,6 +66,7 @@ __all__ = [
     "InfoVAE",
     "LinearAutoencoder",
     "MaskedAutoencoder",
+    "PoincareVAE",
     "RegularizedAutoencoder",
     "ResidualAutoencoder",
     "ResidualVQVAE",

@@ -7,12 +7,12 @@ from narrows.assembly import refuse_symbols
 from narrows.base import BaseAutoencoder
 from narrows.data.corruption import CORRUPTIONS, corrupted
 from narrows.data.modalities import Modality
-from narrows.data.sources import Batch
+from narrows.data.sources import Batch, InMemory
 from narrows.errors import ParameterError, nearest
 from narrows.fields import NonNegative, OneOf, Unless
 from narrows.net import Move, Net, Step, Terms
 from narrows.parts.latents import LATENTS, Latent, new_latent
-from narrows.parts.penalties import PENALTIES, refuse_mixing
+from narrows.parts.penalties import PENALTIES, keep_range, note_range, refuse_mixing
 
 __all__ = ["ComposedAutoencoder"]
 
@@ -66,7 +66,14 @@ class ComposedAutoencoder(BaseAutoencoder):
             refuse_mixing(self, net)
         if self.corruption is not None or {"jacobian", "jacobian_exact"} & penalties:
             refuse_symbols(self, modality)
+        if "ms_ssim" in penalties:
+            keep_range(net, modality.shape)
         return net
+
+    def prepare(self, source: InMemory) -> None:
+        """Note the range of images whose structures are compared."""
+        if "ms_ssim" in (self.penalties or {}):
+            note_range(self.net_, source)
 
     def objective(self, step: Step) -> Terms:
         """Weigh the charges and add the penalties."""

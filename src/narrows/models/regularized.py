@@ -7,10 +7,10 @@ from torch import randn_like
 
 from narrows.base import BaseAutoencoder
 from narrows.data.modalities import Modality
-from narrows.fields import NonNegative, OneOf, Unless, When
+from narrows.fields import Count, NonNegative, OneOf, Unless, When
 from narrows.models.plain import Autoencoder
 from narrows.net import Net, Running, Step, Terms
-from narrows.parts.divergences import KERNELS, mmd
+from narrows.parts.divergences import KERNELS, mmd, sliced
 from narrows.parts.matched import Matched
 from narrows.parts.networks import ACTIVATIONS
 from narrows.parts.penalties import (
@@ -179,22 +179,30 @@ class RegularizedAutoencoder(Autoencoder):
 class WassersteinAutoencoder(BaseAutoencoder):
     """A deterministic code whose distribution over all samples is matched to a normal prior.
 
-    -log p(x | z) + matching * MMD²(q(z), N(0, I)) with z = f(x)
+    -log p(x | z) + matching * D(q(z), N(0, I)) with z = f(x), and D by `distance`:
 
-    The squared maximum mean discrepancy of the batch's codes from as many draws of the prior is
-    estimated without bias, its kernel summed over seven bandwidths (WAE-MMD). It is as noisy as
-    the batch is small.
+    - "mmd": the squared maximum mean discrepancy, estimated without bias, its kernel summed over
+      seven bandwidths (WAE-MMD).
+    - "sliced": the mean of the squared 2-Wasserstein distances of one-dimensional projections
+      (SWAE), which sees each direction's whole distribution.
+
+    Both are of the batch's codes from as many draws of the prior, and as noisy as the batch is
+    small.
 
     Use it for a deterministic code near a normal prior; not with small batches, from which the
-    discrepancy is hard to estimate. It misses much of how codes of many units differ from the
+    distance is hard to estimate. It misses much of how codes of many units differ from the
     prior; `sample(n, density=True)` draws from a density fitted to them.
 
     Args:
-        matching: weight of the discrepancy; λ in the paper.
+        matching: weight of the distance; λ in the papers.
+        distance: of the codes from the prior.
         kernel: of the discrepancy; "imq" pulls far codes in where "rbf" no longer feels them.
+        projections: number of random directions, drawn anew for each batch.
 
     References:
         Wasserstein Auto-Encoders (Tolstikhin et al., 2018), https://arxiv.org/abs/1711.01558
+        Sliced-Wasserstein Autoencoder: An Embarrassingly Simple Generative Model (Kolouri et al.,
+        2018), https://arxiv.org/abs/1804.01947
 
     >>> from narrows import WassersteinAutoencoder
     >>> from sklearn.datasets import load_iris
@@ -204,16 +212,22 @@ class WassersteinAutoencoder(BaseAutoencoder):
     """
 
     matching: NonNegative = 100.0
-    kernel: Annotated[str, OneOf(KERNELS)] = "imq"
+    distance: Literal["mmd", "sliced"] = "mmd"
+    kernel: Annotated[str, OneOf(KERNELS), When("distance", "mmd")] = "imq"
+    projections: Annotated[Count, When("distance", "sliced")] = 50
 
     def latent(self) -> Matched:
         """Return a point code with a prior to draw from."""
         return Matched(self.latent_dim)
 
     def objective(self, step: Step) -> Terms:
-        """Add the discrepancy from the prior."""
-        gap = mmd(step.z, randn_like(step.z), self.kernel, weight=step.batch.weight)
-        return super().objective(step) | {"mmd": self.matching * gap}
+        """Add the distance from the prior."""
+        z, prior, weight = step.z, randn_like(step.z), step.batch.weight
+        if self.distance == "mmd":
+            gap = mmd(z, prior, self.kernel, weight=weight)
+        else:
+            gap = sliced(z, prior, self.projections, weight)
+        return super().objective(step) | {self.distance: self.matching * gap}
 
 
 class _SpectralNorms(Running):

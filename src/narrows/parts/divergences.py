@@ -1,9 +1,10 @@
-"""Divergences of a batch of codes from a prior: MMD, total correlation, moments, free bits."""
+"""Divergences of a batch of codes from a prior: MMD, sliced Wasserstein, moments, and others."""
 
 from collections.abc import Callable, Sequence
 from math import log, pi
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from narrows.parts.latents import DiagonalGaussian
@@ -19,6 +20,7 @@ __all__ = [
     "moments",
     "rbf",
     "shares",
+    "sliced",
 ]
 
 SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -74,6 +76,33 @@ def mmd(
 
     between = (a[:, None] * similar[:n, n:] * b).sum()
     return within(similar[:n, :n], a) + within(similar[n:, n:], b) - 2 * between
+
+
+def sliced(x: Tensor, y: Tensor, projections: int = 50, weight: Tensor | None = None) -> Tensor:
+    """Return the squared sliced 2-Wasserstein distance of two samples of one size, 0-d.
+
+    The mean over random directions of ∫ (F⁻¹(t) - G⁻¹(t))² dt, with F⁻¹ and G⁻¹ the quantiles of
+    their projections: of equal weights, the mean square of the differences between these in their
+    order (Kolouri et al., 2018, eq. 13). Samples apart by v are |v|² / dim apart in expectation.
+
+    Args:
+        x: codes ``(n, dim)``.
+        y: codes ``(n, dim)``.
+        projections: how many directions, drawn evenly from the sphere.
+        weight: how much each of x counts, ``(n,)``; None for equal weights.
+    """
+    x, y = (z.to(torch.promote_types(z.dtype, torch.float32)) for z in (x, y))
+    directions, share = torch.randn_like(x[:1].expand(projections, -1)), shares(x, weight)
+    with torch.autocast(x.device.type, enabled=False):
+        (x, order), (y, _) = ((z @ F.normalize(directions).T).sort(0) for z in (x, y))
+    if weight is None:
+        return (x - y).square().mean()
+    # t runs over where in [0, 1] either quantile function steps to its next value.
+    ends = share[order].cumsum(0).T.contiguous(), shares(y).cumsum(0).repeat(projections, 1)
+    t = torch.cat(ends, 1).sort(1).values
+    at = [torch.searchsorted(each, t).clamp(max=len(x) - 1).T for each in ends]
+    square = (x.gather(0, at[0]) - y.gather(0, at[1])).square()
+    return (square * t.diff(dim=1, prepend=torch.zeros_like(t[:, :1])).T).sum(0).mean()
 
 
 def aggregate(

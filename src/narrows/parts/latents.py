@@ -202,6 +202,10 @@ class Latent(nn.Module):
         """Return the codes that `pack` made this of."""
         return kept.view(-1, *self.code_shape)
 
+    def between(self, a: Tensor, b: Tensor, way: Tensor) -> Tensor:
+        """Return the codes on the way from a to b, of which `way` is behind them (0 to 1)."""
+        return (1 - way) * a + way * b
+
     def principal(self, noise: Tensor) -> tuple[Tensor, Tensor] | None:
         """Tell how principal components of unit variance become h; None where they cannot.
 

@@ -1,9 +1,11 @@
 """Penalties: what an objective may charge beyond the bound, each ``(batch,)`` or 0-d."""
 
 from collections.abc import Callable
+from math import exp
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from narrows.errors import ParameterError
@@ -12,6 +14,7 @@ from narrows.parts.transformers import Block
 
 if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
+    from narrows.data.sources import InMemory
     from narrows.net import Net, Step
 
 __all__ = [
@@ -20,14 +23,25 @@ __all__ = [
     "decoder_jacobian",
     "jacobian",
     "jacobian_exact",
+    "keep_range",
     "kl_sparsity",
     "l1",
     "l2",
     "mmd",
+    "ms_ssim",
+    "note_range",
     "penalty",
     "refuse_mixing",
+    "similarity",
     "weights",
 ]
+
+SIZE, SIGMA = 11, 1.5
+"""Of the Gaussian window in which structures are compared."""
+SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""How much each scale counts, from the finest on (Wang et al., 2003)."""
+LEAST = 1e-4
+"""Of a scale's similarity, which can be negative and is raised to a power."""
 
 Penalty = Callable[["Net", "Step"], Tensor]
 PENALTIES: dict[str, Penalty] = {}
@@ -130,6 +144,84 @@ def mmd(net: "Net", step: "Step") -> Tensor:
     del net
     codes = step.z.flatten(1)
     return divergences.mmd(codes, torch.randn_like(codes), weight=step.batch.weight)
+
+
+@penalty
+def ms_ssim(net: "Net", step: "Step") -> Tensor:
+    """Return 1 - MS-SSIM of the images and their mean reconstructions, ``(batch,)``.
+
+    As in Snell et al. (2017). The range is that of the training images' channels, by `keep_range`
+    and `note_range`. It is at most 1, beside an nll of hundreds of nats: a weight of some tens or
+    hundreds is felt.
+    """
+    low, high = net.get_buffer("range")
+    span = torch.where(high > low, high - low, 1)
+    pair = (step.batch.target, net.likelihood.mean(step.out))
+    return 1 - similarity(*((images - low) / span for images in pair))
+
+
+def keep_range(net: "Net", shape: tuple[int, ...]) -> None:
+    """Give the net a buffer "range" for the lowest and highest values of the images' channels.
+
+    Raises:
+        ParameterError: samples of this shape are no images.
+    """
+    if len(shape) != 3:
+        raise ParameterError(
+            "The penalty 'ms_ssim' compares images. Name another one, or fit images "
+            "(n, height, width[, channels]) with modality='image'."
+        )
+    net.register_buffer("range", torch.zeros(2, shape[0], 1, 1))
+
+
+def note_range(net: "Net", source: "InMemory") -> None:
+    """Note the range of these images, in the units of the target."""
+    x = source.x if source.target is None else source.target
+    ends = torch.stack([x.amin((0, 2, 3)), x.amax((0, 2, 3))])[..., None, None]
+    if source.target is None and source.units is not None:
+        ends = source.units(ends)
+    net.get_buffer("range").copy_(ends)
+
+
+def similarity(x: Tensor, y: Tensor) -> Tensor:
+    """Return the multiscale structural similarity of images ``(n, c, h, w)`` in [0, 1], ``(n,)``.
+
+    l_M^w_M prod_j cs_j^w_j, the mean over channels, by luminance l = (2 mx my + C1) / (mx² + my² +
+    C1) and contrast and structure cs = (2 sxy + C2) / (sx² + sy² + C2) within a Gaussian window of
+    11 × 11 pixels, C1 = 0.01², C2 = 0.03² (Wang, Simoncelli & Bovik, 2003). From scale to scale
+    2 × 2 pixels become one. There are as many as let the window into the smaller side, at most
+    five, and their weights w sum to 1: one for less than 22 pixels, where it is plain SSIM (Wang
+    et al., 2004), two for less than 44. In a side of less than 11 the window is its largest odd
+    number wide. A mean cs below 1e-4 counts as that.
+    """
+    side = min(x.shape[2:])
+    scales = max(1, min(len(SCALES), (side // SIZE).bit_length()))
+    window = _window(min(SIZE, side - 1 + side % 2))
+    x, y = (images.to(torch.promote_types(images.dtype, torch.float32)) for images in (x, y))
+    value = torch.ones_like(x[:, :, 0, 0])
+    for j, weight in enumerate(SCALES[:scales]):
+        if j:
+            x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+        mx, my, xx, yy, xy = _blurred(torch.stack([x, y, x * x, y * y, x * y]), window)
+        cs = (2 * (xy - mx * my) + 0.03**2) / (xx - mx**2 + yy - my**2 + 0.03**2)
+        if j == scales - 1:
+            cs = cs * (2 * mx * my + 0.01**2) / (mx**2 + my**2 + 0.01**2)
+        value = value * cs.mean((2, 3)).clamp(min=LEAST) ** (weight / sum(SCALES[:scales]))
+    return value.mean(1)
+
+
+def _window(size: int) -> list[float]:
+    each = [exp(-0.5 * ((i - size // 2) / SIGMA) ** 2) for i in range(size)]
+    return [value / sum(each) for value in each]
+
+
+def _blurred(x: Tensor, window: list[float]) -> Tensor:
+    """Return the means of x within a window along its last two axes, where all of it fits."""
+    for axis in (-1, -2):
+        size = x.shape[axis] - len(window) + 1
+        shifted = (weight * x.narrow(axis, i, size) for i, weight in enumerate(window))
+        x = sum(shifted, x.new_zeros(()))
+    return x
 
 
 def _hutchinson(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
