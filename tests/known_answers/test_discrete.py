@@ -152,6 +152,15 @@ def test_cosine_codes_have_length_one():
         torch.testing.assert_close(latent(h)[0], latent(3 * h)[0])
 
 
+def test_the_gradient_passes_straight_through_once():
+    latent = Codebook(3, 2, codes=5, quantizers=3)
+    h, weight = torch.randn(2, 4, 3, 2)
+    h.requires_grad_()
+    z, _ = latent(h)
+    assert torch.equal(torch.autograd.grad((z * weight).sum(), h)[0], weight)
+    torch.testing.assert_close(z, latent.mean(h))
+
+
 def test_residual_levels_code_what_is_left():
     latent = Codebook(4, 3, codes=8, quantizers=3)
     h = torch.randn(300, 4, 3)
@@ -244,7 +253,6 @@ def test_the_rotation_of_degenerate_vectors(dtype):
     ids=["one", "cosine", "residual", "hierarchical", "simvq"],
 )
 def test_every_codebook_turns_the_gradient(latent, monkeypatch):
-    """Of several codebooks, the rotation is that to the sum: the gradient passes once."""
     latent.double().start(torch.randn(50, 3, 4, dtype=torch.float64))
     h = torch.randn(6, 3, 4, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(6, *latent.code_shape, dtype=torch.float64)

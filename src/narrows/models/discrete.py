@@ -143,8 +143,8 @@ class ResidualVQVAE(VQVAE):
 
     -log p(x | z) + sum_l (‖sg[r_l] - e_l‖² + commitment * ‖r_l - sg[e_l]‖²)
 
-    with r_1 = z_e and r_l+1 = r_l - e_l. The gradient passes once, from the sum z to z_e; for the
-    rest see `VQVAE`.
+    with r_1 = z_e and r_l+1 = r_l - e_l. The gradient of z passes straight through once, or is the
+    sum of what each codebook's rotation, of r_l to e_l, makes of it; for the rest see `VQVAE`.
 
     Use it for high fidelity at several rates from small codebooks; not where one index a token is
     simpler.

@@ -116,8 +116,8 @@ class Codebook(Grid):
         codes: vectors in a codebook.
         quantizers: number of codebooks.
         lookup: "euclidean", or "cosine" for vectors of length 1.
-        gradient: how it passes from a vector of z to that of h: "straight_through", or by the
-            "rotation" from the one to the other (see `rotated`).
+        gradient: how it passes to h: "straight_through" from z, or by a "rotation" (see `rotated`)
+            from the vector of each codebook to what that one was asked for.
         update: see `Table`.
         decay: see `Table`.
         restart: see `Table`.
@@ -155,15 +155,15 @@ class Codebook(Grid):
     def forward(self, h: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Charges]:
         """Return the quantised code, through which the gradient passes."""
         del noise
-        x = self.inputs(h)
-        rest, z = x, torch.zeros_like(x)
+        rest = self.inputs(h)
+        z = torch.zeros_like(rest)
         charges: Charges = {}
-        for table in self.tables:
+        for level, table in enumerate(self.tables):
             _, e, paid = choose(table, rest)
-            z, rest = z + e, rest - e
+            passes = self.rotate or not level  # straight through, all of them would pass the same
+            z, rest = z + (through(rest, e, self.rotate) if passes else e), rest - e
             charges = {k: charges[k] + v if charges else v for k, v in paid.items()}
-        z = self.as_map(through(x, z, self.rotate))
-        return z, {k: v.view(len(h), -1).sum(1) for k, v in charges.items()}
+        return self.as_map(z), {k: v.view(len(h), -1).sum(1) for k, v in charges.items()}
 
     def mean(self, h: Tensor) -> Tensor:
         """Return the quantised code."""
