@@ -117,7 +117,8 @@ def test_the_price_is_the_squared_distance_from_k():
 def test_thresholds_start_where_each_unit_is_active_in_its_share():
     latent, h = JumpReLU(8, 2), torch.randn(1000, 8) + torch.arange(8.0)
     latent.start(h)
-    torch.testing.assert_close(latent.log_threshold.exp(), h.sort(0).values[-126])
+    for moved in (h, h * (1 - 1e-6), h * (1 + 1e-6)):  # whatever rounding does
+        assert ((latent.mean(moved) != 0).sum(0) == 125).all()
 
 
 # -- gates ------------------------------------------------------------------------------------

@@ -88,9 +88,7 @@ class TopKAutoencoder(BaseAutoencoder):
 
     def build(self, modality: Modality) -> Net:
         """Return a net with unit atoms, and an encoder that starts at their transpose."""
-        net = super().build(modality)
-        unit_atoms(net)
-        return _Dictionary(*net.parts)
+        return _Dictionary(*unit_atoms(super().build(modality)))
 
     def objective(self, step: Step) -> Terms:
         """Add what the units cost, what the prefixes miss and what revives dead units."""

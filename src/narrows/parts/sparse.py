@@ -14,6 +14,7 @@ from narrows.parts.latents import Charges, Latent, latent
 
 if TYPE_CHECKING:
     from narrows.net import Net, Step, Terms
+    from narrows.parts.likelihoods import Likelihood
 
 __all__ = [
     "SELECTIONS",
@@ -163,7 +164,10 @@ class JumpReLU(Sparse):
     def start(self, h: Tensor) -> None:
         """Place each threshold so that its unit is active in k / 2 of dim samples: h will grow."""
         rank = max(1, round(len(h) * (1 - self.k / (2 * h.shape[1]))))
-        self.log_threshold.copy_(h.kthvalue(rank, 0).values.clamp(min=0.01).log())
+        between = (
+            h.sort(0).values[rank - 1 : rank + 1].mean(0)
+        )  # on a sample, rounding would decide
+        self.log_threshold.copy_(between.clamp(min=0.01).log())
 
     def gate(self, h: Tensor, threshold: Tensor) -> Tensor:
         """Return 1 where h is above the threshold, else 0; differentiable in the threshold."""
@@ -245,8 +249,8 @@ class Atoms(nn.Linear):
         return F.linear(z, F.normalize(self.weight, dim=0), self.bias)
 
 
-def unit_atoms(net: "Net") -> None:
-    """Give a linear decoder unit columns, and start the encoder's weights at their transpose.
+def unit_atoms(net: "Net") -> "tuple[nn.Module, Latent, nn.Module, Likelihood]":
+    """Return a linear net's parts with atoms, and encoder weights that start at their transpose.
 
     These are scaled so that k atoms sum to about x: of the sixteenth that is nearest to it, the
     mean squared cosine with x is about 4 / (size + 2).
@@ -265,6 +269,7 @@ def unit_atoms(net: "Net") -> None:
         below.weight.copy_(F.normalize(atoms.weight, dim=0)[: below.in_features].t())
         below.weight.div_(1 + 4 * (sparse.k - 1) / (below.in_features + 2))
     setattr(net.decoder, name, atoms)
+    return net.parts
 
 
 def dictionary(
