@@ -120,8 +120,8 @@ def test_the_combination_is_convex():
     model, batch, _ = linear(False, elbo_weight=0.3)
     step = model.net_(batch)
     found = sum(model.objective(step).values())
-    weights = -step.nll - step.charges["kl"]
-    expected = -0.3 * weights.mean(0) - 0.7 * importance_bound(weights, 5)
+    nll, kl = step.nll, step.charges["kl"]
+    expected = 0.3 * (nll + kl).mean(0) - 0.7 * importance_bound(nll, kl, 5)
     torch.testing.assert_close(found, expected)
 
 
@@ -151,15 +151,57 @@ def test_the_doubly_reparametrised_gradient_leaves_the_decoder_alone():
     torch.testing.assert_close(plain, doubly)
 
 
-def test_the_doubly_reparametrised_gradient_weighs_codes_as_it_decodes_them():
-    """Its weights are of a pass of their own, in which dropout would hide other units."""
-    with pytest.raises(ParameterError, match="'dropout' parameter of IWAE would hide"):
-        narrows.IWAE(gradient="doubly_reparametrised", dropout=0.1).build(TABLE)
+def seeded(scale="learned", **fields):
+    """Loss and gradients of a net with dropout, of twelve codes a sample and the same draws."""
+    torch.manual_seed(0)
+    options = {"hidden": (5,), "activation": "tanh", "dropout": 0.3, "scale": scale}
+    model = narrows.IWAE(latent_dim=K, architecture="mlp", **options, **fields)
+    net = model.net_ = model.build(TABLE).double().train()
+    x = torch.randn(4, D, dtype=torch.float64)
+    loss = sum(model.objective(net(Batch(x, x))).values())
+    modules = {"encoder": [net.encoder], "decoder": [net.decoder, net.likelihood]}
+    gradients = {
+        name: torch.autograd.grad(
+            loss.sum(), [p for part in parts for p in part.parameters()], retain_graph=True
+        )
+        for name, parts in modules.items()
+    }
+    return loss, gradients["encoder"], gradients["decoder"]
 
 
-def test_the_doubly_reparametrised_gradient_is_of_the_bound_alone():
-    with pytest.raises(ParameterError, match=r"elbo_weight=0\. Got elbo_weight=0.5"):
-        narrows.IWAE(gradient="doubly_reparametrised", elbo_weight=0.5).build(TABLE)
+@pytest.mark.parametrize("scale", ["learned", 1e-3])
+@pytest.mark.parametrize("gradient", ["reparametrised", "doubly_reparametrised"])
+def test_a_partial_bound_teaches_the_encoder_by_miwae_and_the_decoder_by_iwae(gradient, scale):
+    """With a tiny scale too, where but one code of a sample has any weight for the decoder."""
+    repeats = {"particles": 3, "repeats": 4, "gradient": gradient, "scale": scale}
+    loss, encoder, decoder = seeded(partial=True, **repeats)
+    whole, other, by_iwae = seeded(particles=12, scale=scale)
+    _, by_miwae, different = seeded(**repeats)
+    torch.testing.assert_close(loss, whole)
+    torch.testing.assert_close(decoder, by_iwae)
+    torch.testing.assert_close(encoder, by_miwae)
+    for one, two in ((encoder[0], other[0]), (decoder[0], different[0])):
+        assert (one - two).abs().max() > 1e-3 * two.abs().max()
+
+
+@pytest.mark.parametrize(
+    "fields", [{"gradient": "doubly_reparametrised"}, {"partial": True, "repeats": 2}]
+)
+def test_slopes_that_could_not_be_taken_are_refused(fields):
+    with pytest.raises(ParameterError, match="goes with no derivatives inside of a pass"):
+        narrows.IWAE(gradient_checkpointing=True, **fields).build(TABLE)
+
+
+def test_the_scale_follows_the_decoders_bound_where_the_encoder_has_its_own():
+    """Its running optimum weighs the codes as the gradient of a learned scale would."""
+    logs = []
+    for fields in ({"particles": 3, "repeats": 4, "partial": True}, {"particles": 12}):
+        torch.manual_seed(0)
+        net = narrows.IWAE(latent_dim=K, architecture="linear", **fields).build(TABLE).train()
+        x = torch.randn(4, D)
+        net.update(net(Batch(x, x)))
+        logs.append(net.likelihood.log_scale)
+    torch.testing.assert_close(*logs)
 
 
 def test_the_scale_finds_the_optimum_of_the_weighted_bound():

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from narrows.base import BaseAutoencoder
 from narrows.data.modalities import Modality
 from narrows.data.sources import Batch
-from narrows.errors import ParameterError
-from narrows.fields import Count
+from narrows.fields import Count, Unless, When
 from narrows.net import Net, Step, Terms
 from narrows.parts.latents import Gaussian, Latent
 from narrows.parts.likelihoods import Likelihood
+from narrows.parts.slopes import sloped
 
 __all__ = ["IWAE", "ImportanceNet", "importance_bound", "log_likelihood"]
 
@@ -38,7 +38,10 @@ class IWAE(BaseAutoencoder):
         elbo_weight: share of the ELBO in a convex combination with the bound (CIWAE's beta); it
             keeps up the encoder's gradient, which many particles weaken.
         gradient: "reparametrised", or "doubly_reparametrised": without the score's term, whose
-            noise grows with the particles; costs one more pass through the decoder.
+            noise grows with the particles; costs one more pass back through the decoder.
+        partial: let the decoder learn from one bound of all `particles * repeats` codes, which the
+            history shows, and only the encoder from the average of `repeats` (PIWAE); costs as
+            much.
 
     References:
         Importance Weighted Autoencoders (Burda et al., 2016), https://arxiv.org/abs/1509.00519
@@ -56,8 +59,9 @@ class IWAE(BaseAutoencoder):
 
     particles: Count = 5
     repeats: Count = 1
-    elbo_weight: Annotated[float, Ge(0), Le(1)] = 0.0
+    elbo_weight: Annotated[float, Ge(0), Le(1), When("gradient", "reparametrised")] = 0.0
     gradient: Literal["reparametrised", "doubly_reparametrised"] = "reparametrised"
+    partial: Annotated[bool, When("elbo_weight", 0.0), Unless("repeats", 1)] = False
 
     def latent(self) -> Latent:
         """Return a diagonal Gaussian."""
@@ -65,22 +69,17 @@ class IWAE(BaseAutoencoder):
 
     def build(self, modality: Modality) -> Net:
         """Return a net that draws as many codes as the bound takes."""
-        doubly = self.gradient == "doubly_reparametrised"
-        if doubly and self.elbo_weight:
-            raise ParameterError(
-                "gradient='doubly_reparametrised' is that of the importance-weighted bound alone "
-                f"and needs elbo_weight=0. Got elbo_weight={self.elbo_weight} instead."
+        parts, kind = super().build(modality).parts, (self.gradient, self.partial)
+        if kind != ("reparametrised", False):
+            self.refuse_set(
+                ["gradient_checkpointing"], "goes with no derivatives inside of a pass"
             )
-        if doubly:
-            reason = "would hide other units from the codes' weights than from their gradient"
-            self.refuse_set(["dropout"], reason)
-        parts = super().build(modality).parts
-        return ImportanceNet(*parts, self.particles, self.repeats, self.elbo_weight, doubly)
+        return ImportanceNet(*parts, self.particles, self.repeats, self.elbo_weight, *kind)
 
     def objective(self, step: Step) -> Terms:
         """Split the bound into the ELBO's terms and what it gains on them."""
         nll, kl = step.nll.mean(0), step.charges["kl"].mean(0)
-        bound = importance_bound(-step.nll - step.charges["kl"], self.particles)
+        bound = importance_bound(step.nll, step.charges["kl"], self.particles, self.partial)
         return {"nll": nll, "kl": kl, "gain": (self.elbo_weight - 1) * (bound + nll + kl)}
 
 
@@ -98,7 +97,8 @@ class ImportanceNet(Net):
         particles: codes in one estimate of the bound.
         repeats: estimates for each sample.
         elbo_weight: share of the ELBO in the objective.
-        doubly: whether the encoder's gradient is doubly reparametrised.
+        gradient: of the encoder, "reparametrised" or "doubly_reparametrised".
+        partial: whether the decoder learns from one bound of all codes.
     """
 
     def __init__(
@@ -110,11 +110,13 @@ class ImportanceNet(Net):
         particles: int,
         repeats: int = 1,
         elbo_weight: float = 0.0,
-        doubly: bool = False,
+        gradient: str = "reparametrised",
+        partial: bool = False,
     ) -> None:
         super().__init__(encoder, latent, decoder, likelihood)
         self.particles, self.repeats = particles, repeats
-        self.elbo_weight, self.doubly = elbo_weight, doubly
+        self.elbo_weight, self.partial = elbo_weight, partial
+        self.doubly = gradient == "doubly_reparametrised"
 
     def complete(
         self, batch: Batch, h: Tensor, context: tuple[Any, ...], noise: Tensor | None = None
@@ -128,26 +130,32 @@ class ImportanceNet(Net):
         many, context = fold(batch, codes), tuple(_repeat(part, codes) for part in context)
         repeated = _repeat(h, codes)
         z, kl = self.latent.draw(repeated, noise)
-        if self.doubly:
-            with torch.no_grad():
-                out = self.decoded(z, many, *context)
-                nll = self.likelihood.nll(out, many.target, many.mask)
-                weights = importance_weights((-nll - kl).view(codes, -1), self.particles)
-            z, kl = self._doubly_reparametrise(repeated, z, weights.view(-1, 1) * self.repeats)
-        out = self.decoded(z, many, *context)
-        nll = self.likelihood.nll(out, many.target, many.mask).view(codes, -1)
+
+        def decode(z: Tensor) -> tuple[Tensor, Tensor]:
+            out = self.decoded(z, many, *context)
+            return self.likelihood.nll(out, many.target, many.mask), out
+
+        if (self.doubly or self.partial) and torch.is_grad_enabled():
+            nll, slope, out = sloped(decode, z.detach())
+            if self.doubly:
+                z, kl = self._doubly_reparametrise(repeated, z, nll, kl)
+            kl = kl + (slope.detach() * (z - z.detach())).sum(1)  # plus 0
+        else:
+            nll, out = decode(z)
         charges = {"kl": kl.view(codes, -1)}
         q = self.latent.posterior(h)
-        return Step(batch, h, q, z, out, nll, charges, self.progress)
+        return Step(batch, h, q, z, out, nll.view(codes, -1), charges, self.progress)
 
     def _doubly_reparametrise(
-        self, h: Tensor, z: Tensor, weights: Tensor
+        self, h: Tensor, z: Tensor, nll: Tensor, kl: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return z and log q - log p whose gradient is that of Tucker et al. (2019), eq. 8.
 
         The encoder is reached through z alone, and there each code's gradient, weighted once by
         the bound itself, is weighted a second time.
         """
+        log_weights = (-nll - kl).detach().view(-1, len(z) // (self.particles * self.repeats))
+        weights = importance_weights(log_weights, self.particles).view(-1, 1) * self.repeats
         z = z.detach() + weights * (z - z.detach())
         q, p = self.latent.posterior(h.detach()), self.latent.prior()
         return z, q.log_prob(z) - p.log_prob(z)  # type: ignore[union-attr]
@@ -155,12 +163,11 @@ class ImportanceNet(Net):
     def elbo(self, batch: Batch, noise: Tensor | None) -> Tensor:
         """Return the importance-weighted bound on log p(x) with a particle for each draw."""
         h, context = self.encode(batch)
-        steps = (
-            self.complete(batch, h, context, draw)
-            for draw in ([None] if noise is None else noise.split(1))
-        )
-        weights = torch.cat([-step.nll - step.charges["kl"] for step in steps])
-        return importance_bound(weights, len(weights))
+        draws = [None] if noise is None else noise.split(1)
+        steps = [self.complete(batch, h, context, draw) for draw in draws]
+        nll = torch.cat([step.nll for step in steps])
+        kl = torch.cat([step.charges["kl"] for step in steps])
+        return importance_bound(nll, kl, len(nll))
 
     @torch.no_grad()
     def statistics(self, step: Step) -> Terms:
@@ -170,27 +177,31 @@ class ImportanceNet(Net):
     @torch.no_grad()
     def update(self, step: Step) -> None:
         """Let running scales see each code with its weight in the objective's gradient."""
-        weights = importance_weights(-step.nll - step.charges["kl"], self.particles)
+        particles = len(step.nll) if self.partial else self.particles
+        weights = importance_weights(-step.nll - step.charges["kl"], particles)
         weights = torch.lerp(weights, torch.full_like(weights, 1 / len(weights)), self.elbo_weight)
         super().update(replace(step, nll=(weights * step.nll).sum(0)))
 
 
-def importance_bound(log_weights: Tensor, particles: int) -> Tensor:
+def importance_bound(nll: Tensor, kl: Tensor, particles: int, partial: bool = False) -> Tensor:
     """Return the log of the mean weight of `particles` codes, averaged over repeats: ``(batch,)``.
 
     Args:
-        log_weights: log p(x, z) - log q(z | x), ``(repeats * particles, batch)``.
+        nll: -log p(x | z), ``(repeats * particles, batch)``.
+        kl: log q(z | x) - log p(z), shaped like nll.
         particles: codes in one estimate.
+        partial: take one estimate of all codes, but the gradient by kl from their average.
     """
-    particles = min(particles, len(log_weights))
-    groups = log_weights.view(-1, particles, log_weights.shape[1])
-    return (groups.logsumexp(1) - log(particles)).mean(0)
+    if partial:
+        average = importance_bound(nll.detach(), kl, particles)
+        return importance_bound(nll, kl.detach(), len(nll)) + (average - average.detach())
+    log_weights = _groups(-nll - kl, particles)
+    return (log_weights.logsumexp(1) - log(log_weights.shape[1])).mean(0)
 
 
 def importance_weights(log_weights: Tensor, particles: int) -> Tensor:
     """Return the bound's derivatives by the log-weights: they sum to 1 over all codes."""
-    particles = min(particles, len(log_weights))
-    groups = log_weights.view(-1, particles, log_weights.shape[1])
+    groups = _groups(log_weights, particles)
     return groups.softmax(1).view_as(log_weights) / len(groups)
 
 
@@ -209,6 +220,11 @@ def log_likelihood(net: Net, batch: Batch, draws: int) -> Tensor:
         nll = net.likelihood.nll(out, batch.target, batch.mask)
         total = torch.logaddexp(total, -nll - kl)
     return total - log(draws)
+
+
+def _groups(log_weights: Tensor, particles: int) -> Tensor:
+    """Return log-weights as ``(repeats, particles, batch)``: one group, where they are few."""
+    return log_weights.view(-1, min(particles, len(log_weights)), log_weights.shape[1])
 
 
 def fold(batch: Batch, codes: int) -> Batch:

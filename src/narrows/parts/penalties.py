@@ -86,24 +86,27 @@ def weights(module: nn.Module) -> Tensor:
     return torch.stack(squares).sum()
 
 
-def refuse_mixing(model: "BaseAutoencoder", net: "Net") -> None:
-    """Refuse a Jacobian of samples that batch normalisation mixes, or that torch cannot take.
+def refuse_mixing(model: "BaseAutoencoder", net: "Net", what: str = "Jacobian penalty") -> None:
+    """Refuse derivatives of samples that batch normalisation mixes, or that torch cannot take.
+
+    Args:
+        model: that needs them.
+        net: of which they are.
+        what: needs them.
 
     Raises:
-        ParameterError: the encoder normalises over the batch, is of LSTMs or Transformers, or
-            forgets what its layers put out.
+        ParameterError: the net normalises over the batch, is of LSTMs or Transformers, or forgets
+            what its layers put out.
     """
-    model.refuse_set(["gradient_checkpointing"], "goes with no Jacobian penalty")
+    model.refuse_set(["gradient_checkpointing"], f"goes with no {what}")
     if any(isinstance(module, nn.LSTM | Block) for module in net.modules()):
         raise ParameterError(
-            "A Jacobian penalty needs derivatives that torch does not have for LSTMs and "
+            f"A {what} needs derivatives that torch does not have for LSTMs and "
             "Transformers. Use architecture='gru' or 'mlp'."
         )
-    if any(
-        isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.encoder.modules()
-    ):
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules()):
         raise ParameterError(
-            "A Jacobian penalty needs each code to depend on its own sample alone, and "
+            f"A {what} needs each code to depend on its own sample alone, and "
             "batch_norm=True mixes the samples of a batch. Set batch_norm=False."
         )
 
