@@ -335,6 +335,24 @@ def test_samples_without_weight_might_as_well_be_gone():
         torch.testing.assert_close(a[kept] + times * log(8), b + times * log(5))
 
 
+@pytest.mark.parametrize(
+    "price",
+    [
+        lambda x, y, weight: mmd(x, y, weight=weight),
+        lambda x, y, weight: sliced(x, y, 5, weight),
+        lambda x, y, weight: sum(moments(DiagonalGaussian(x, y), True, weight)),
+        lambda x, y, weight: kl_sparsity(x.sigmoid(), 0.1, weight),
+    ],
+    ids=["mmd", "sliced", "moments", "kl_sparsity"],
+)
+def test_a_batch_without_any_weight_is_finite(price):
+    x, y = double(6, 3).requires_grad_(), double(6, 3)
+    value = price(x, y, torch.zeros(6))
+    (gradient,) = torch.autograd.grad(value, x)
+    assert value.isfinite()
+    assert gradient.isfinite().all()
+
+
 def test_a_sample_of_weight_two_is_two_samples():
     x, y = double(6, 3), double(5, 3)
     weight, twice = torch.tensor([2.0, 1, 1, 1, 1, 1]), torch.cat([x[:1], x])

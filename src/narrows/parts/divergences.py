@@ -194,9 +194,9 @@ def floored_kl(kl: Tensor, floor: float, weight: Tensor | None = None) -> Tensor
 
 
 def shares(z: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Return how much each row of a batch counts, ``(batch,)``: they sum to 1."""
+    """Return how much each row of a batch counts, ``(batch,)``: they sum to 1, or all are 0."""
     weight = z.new_ones(len(z)) if weight is None else weight.to(z.dtype)
-    return weight / weight.sum()
+    return weight / weight.sum().clamp(min=torch.finfo(z.dtype).tiny)
 
 
 def _square_distances(z: Tensor) -> Tensor:
