@@ -135,6 +135,9 @@ CHANGES = {
     "posterior": ("planar", {}),
     "flows": (2, {}),
     "gradient": ("doubly_reparametrised", {}),
+    "partial": (True, {"repeats": 2}),
+    "leapfrogs": (1, {}),
+    "step_size": (0.1, {}),
     "bidirectional": (True, {}),
     "feedback": (True, {}),
     "attention": (True, {}),
@@ -229,6 +232,7 @@ REFUSED = {
     "BinaryAutoencoder": {"linear_path"},  # no code there is a linear map of x
     "CategoricalVAE": {"linear_path"},
     "FSQVAE": {"linear_path"},
+    "HamiltonianVAE": {"batch_norm", "gradient_checkpointing"},
     "HierarchicalVAE": {"linear_path"},
     "ResidualVQVAE": {"linear_path"},
     "SimVQ": {"linear_path"},

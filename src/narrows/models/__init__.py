@@ -19,6 +19,7 @@ from narrows.models.graphs import (
     GraphAutoencoder,
     VariationalGraphAutoencoder,
 )
+from narrows.models.hamiltonian import HamiltonianVAE
 from narrows.models.hierarchical import HierarchicalVAE
 from narrows.models.masked import MaskedAutoencoder
 from narrows.models.plain import Autoencoder, DenoisingAutoencoder, LinearAutoencoder
@@ -58,6 +59,7 @@ __all__ = [
     "FactorVAE",
     "FlowVAE",
     "GraphAutoencoder",
+    "HamiltonianVAE",
     "HierarchicalVAE",
     "HierarchicalVQVAE",
     "InfoVAE",
