@@ -84,6 +84,8 @@ def assert_close(one, two):
         ("VAE", {"accumulation": 2, "ema": 0.9, "l2": 0.1, "validation": 0.2}),
         ("VAE", {"precision": "float16"}),
         ("VQVAE", {"codes": 8}),
+        ("HamiltonianVAE", {"validation": 0.2}),
+        ("IWAE", {"partial": True, "repeats": 2, "gradient": "doubly_reparametrised"}),
         ("AdversarialAutoencoder", {}),
         ("AdversarialAutoencoder", {"accumulation": 2, "precision": "float16"}),
     ],

@@ -20,6 +20,7 @@ from narrows.models.graphs import (
     GraphAutoencoder,
     VariationalGraphAutoencoder,
 )
+from narrows.models.hamiltonian import HamiltonianVAE
 from narrows.models.hierarchical import HierarchicalVAE
 from narrows.models.hyperbolic import PoincareVAE
 from narrows.models.masked import MaskedAutoencoder
@@ -61,6 +62,7 @@ __all__ = [
     "FactorVAE",
     "FlowVAE",
     "GraphAutoencoder",
+    "HamiltonianVAE",
     "HierarchicalVAE",
     "HierarchicalVQVAE",
     "InfoVAE",
