@@ -366,3 +366,8 @@ def test_a_ball_is_curved():
         narrows.ComposedAutoencoder(code="ball", code_options={"curvature": 0}).fit(
             load_digits().data[:50]
         )
+
+
+@pytest.mark.parametrize(("dim", "curvature"), [(1, 1.0), (2, 1.0), (8, 0.25), (32, 0.0625)])
+def test_the_ball_is_flatter_the_more_units_it_has(dim, curvature):
+    assert narrows.PoincareVAE(latent_dim=dim).latent().curvature == pytest.approx(curvature)

@@ -23,8 +23,9 @@ class PoincareVAE(VAE):
 
     Args:
         curvature: c of the ball's curvature -c. It acts like the square of the prior's spread,
-            which is 1: the more units a code has, the smaller it should be. Near 0 the code is a
-            VAE's, in units of 1/2.
+            which is 1: the more units a code has, the smaller it should be, lest all draws lie
+            near the boundary and none near the mean. None takes 2 / latent_dim, at most 1. Near 0
+            the code is a VAE's, in units of 1/2.
 
     References:
         Continuous Hierarchical Representations with Poincaré Variational Auto-Encoders (Mathieu
@@ -38,8 +39,9 @@ class PoincareVAE(VAE):
     True
     """
 
-    curvature: Positive = 1.0
+    curvature: Positive | None = None
 
     def latent(self) -> Ball:
         """Return points of the ball."""
-        return Ball(self.latent_dim, self.curvature)
+        default = min(1.0, 2 / self.latent_dim)
+        return Ball(self.latent_dim, default if self.curvature is None else self.curvature)
