@@ -96,6 +96,7 @@ def options_of(cls, variant):
     options = SMALL | VARIANTS[variant]
     if cls in (
         narrows.ContractiveAutoencoder,
+        narrows.HamiltonianVAE,
         narrows.MaskedAutoencoder,
         narrows.SequenceAutoencoder,
         narrows.SequenceVAE,

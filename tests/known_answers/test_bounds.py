@@ -188,7 +188,7 @@ def test_a_partial_bound_teaches_the_encoder_by_miwae_and_the_decoder_by_iwae(gr
     "fields", [{"gradient": "doubly_reparametrised"}, {"partial": True, "repeats": 2}]
 )
 def test_slopes_that_could_not_be_taken_are_refused(fields):
-    with pytest.raises(ParameterError, match="goes with no derivatives inside of a pass"):
+    with pytest.raises(ParameterError, match="goes with no slopes inside of a pass"):
         narrows.IWAE(gradient_checkpointing=True, **fields).build(TABLE)
 
 

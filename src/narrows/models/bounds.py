@@ -40,8 +40,8 @@ class IWAE(BaseAutoencoder):
         gradient: "reparametrised", or "doubly_reparametrised": without the score's term, whose
             noise grows with the particles; costs one more pass back through the decoder.
         partial: let the decoder learn from one bound of all `particles * repeats` codes, which the
-            history shows, and only the encoder from the average of `repeats` (PIWAE); costs as
-            much.
+            history shows, and the encoder alone from the average of `repeats` (PIWAE); costs one
+            more pass back too.
 
     References:
         Importance Weighted Autoencoders (Burda et al., 2016), https://arxiv.org/abs/1509.00519
@@ -71,9 +71,7 @@ class IWAE(BaseAutoencoder):
         """Return a net that draws as many codes as the bound takes."""
         parts, kind = super().build(modality).parts, (self.gradient, self.partial)
         if kind != ("reparametrised", False):
-            self.refuse_set(
-                ["gradient_checkpointing"], "goes with no derivatives inside of a pass"
-            )
+            self.refuse_set(["gradient_checkpointing"], "goes with no slopes inside of a pass")
         return ImportanceNet(*parts, self.particles, self.repeats, self.elbo_weight, *kind)
 
     def objective(self, step: Step) -> Terms:
