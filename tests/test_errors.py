@@ -464,7 +464,7 @@ CONTRADICTIONS = [
     (
         narrows.SparseAutoencoder,
         {"rho": 0.05},
-        "needs code_activation='sigmoid'. Got 'softshrink'",
+        "needs code_activation='sigmoid'. Leave it at None",
     ),
     (narrows.ContractiveAutoencoder, {"batch_norm": True}, "batch_norm=True mixes the samples"),
     (

@@ -107,6 +107,7 @@ def takes_linear_path(model: "BaseAutoencoder") -> bool:
         return False
     twin = type(model)(**model.fields() | {"linear_path": True})
     try:
+        twin.check_parameters()
         with torch.device("meta"):
             twin.build(model.modality_)
     except ParameterError:

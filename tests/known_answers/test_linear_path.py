@@ -178,7 +178,7 @@ def test_more_units_than_columns(wine):
         ("VQVAE", {}, "continuous, without an activation"),
         ("SphericalVAE", {}, "continuous, without an activation"),
         ("LinearAutoencoder", {}, "no effect with architecture='linear'"),
-        ("RegularizedAutoencoder", {}, "fixed weights, which regularizer='l2' cannot hold"),
+        ("RegularizedAutoencoder", {}, "fixed weights, which cannot be held"),
     ],
 )
 def test_where_it_means_nothing_a_sentence_refuses_it(cls, options, sentence, wine):
@@ -193,3 +193,5 @@ def test_who_could_take_it(wine):
     assert not takes_linear_path(narrows.VAE(linear_path=True, **fields).fit(wine))
     assert not takes_linear_path(narrows.LinearAutoencoder(**fields).fit(wine))
     assert not takes_linear_path(narrows.Autoencoder(code_activation="relu", **fields).fit(wine))
+    assert not takes_linear_path(narrows.RegularizedAutoencoder(**fields).fit(wine))
+    assert not takes_linear_path(narrows.StackedAutoencoder(**fields).fit(wine))
