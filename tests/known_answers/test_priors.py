@@ -316,5 +316,5 @@ def test_flows_of_nothing_are_refused():
 
 
 def test_pseudo_inputs_refuse_batch_norm():
-    with pytest.raises(ParameterError, match="'batch_norm' .* would mix the statistics"):
+    with pytest.raises(ParameterError, match=r"'batch_norm' .* would mix the statistics"):
         narrows.VampPriorVAE(batch_norm=True).check_parameters()
