@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -360,7 +360,7 @@ class VAEGAN(_Adversarial):
         Codes are decoded twice: once for what both pay, by different weights, and once cut off
         from the encoder, so that the decoder pays alone for what the critic detects.
         """
-        net: Judged = self.net_  # type: ignore[assignment]
+        net = cast(Judged, self.net_)
         step = net.unlikeness(net(batch), self.direct)
         out = net.decoded(torch.cat([step.z.detach(), self._draw(len(batch))]))
         decoded, generated = (shown(x, batch) for x in net.likelihood.mean(out).chunk(2))

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from narrows.base import BaseAutoencoder
 from narrows.data.modalities import Modality
@@ -12,7 +12,6 @@ from narrows.fields import Count, Positive
 from narrows.net import Net, Step
 from narrows.parts.hamiltonian import Leapfrog, Moving
 from narrows.parts.latents import Latent
-from narrows.parts.likelihoods import Likelihood
 from narrows.parts.penalties import refuse_mixing
 
 __all__ = ["HamiltonianNet", "HamiltonianVAE"]
@@ -61,31 +60,21 @@ class HamiltonianVAE(BaseAutoencoder):
         net = super().build(modality)
         refuse_mixing(self, net, "leapfrog step")
         leapfrog = Leapfrog(self.latent_dim, self.leapfrogs, self.step_size)
-        return HamiltonianNet(*net.parts, leapfrog)
+        return HamiltonianNet(net, leapfrog)
 
 
 class HamiltonianNet(Net):
     """A net whose draws make leapfrog steps before they are decoded; the mean makes none.
 
     Args:
-        encoder: of the samples.
-        latent: a Gaussian whose noise is that of code and momentum.
-        decoder: of the codes.
-        likelihood: of the samples.
+        net: with a Gaussian whose noise is that of code and momentum.
         leapfrog: the steps.
     """
 
     latent: Moving
 
-    def __init__(
-        self,
-        encoder: nn.Module,
-        latent: Latent,
-        decoder: nn.Module,
-        likelihood: Likelihood,
-        leapfrog: Leapfrog,
-    ) -> None:
-        super().__init__(encoder, latent, decoder, likelihood)
+    def __init__(self, net: Net, leapfrog: Leapfrog) -> None:
+        super().__init__(*net.parts)
         self.leapfrog = leapfrog
 
     def complete(

@@ -77,5 +77,5 @@ class ResidualAutoencoder(Autoencoder):
 
     def diagnose(self) -> Diagnosis:
         """Name a path that makes the code useless."""
-        free = self.net_.encoder.skip.free  # type: ignore[union-attr]
-        return super().diagnose().having(worth_of_code(self.history_[-1], bool(free)))
+        free = cast(SkippingEncoder, self.net_.encoder).skip.free
+        return super().diagnose().having(worth_of_code(self.history_[-1], free))

@@ -164,9 +164,8 @@ class JumpReLU(Sparse):
     def start(self, h: Tensor) -> None:
         """Place each threshold so that its unit is active in k / 2 of dim samples: h will grow."""
         rank = max(1, round(len(h) * (1 - self.k / (2 * h.shape[1]))))
-        between = (
-            h.sort(0).values[rank - 1 : rank + 1].mean(0)
-        )  # on a sample, rounding would decide
+        # Between two samples: on one of them, rounding would decide who is active.
+        between = h.sort(0).values[rank - 1 : rank + 1].mean(0)
         self.log_threshold.copy_(between.clamp(min=0.01).log())
 
     def gate(self, h: Tensor, threshold: Tensor) -> Tensor:
