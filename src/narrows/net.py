@@ -231,7 +231,7 @@ class Net(nn.Module):
         """Change running state (scales, codebooks), once for each optimizer step."""
         batch = step.batch
         self.likelihood.update(step.nll, batch.target, batch.mask, batch.weight)
-        self.latent.follow(step)
+        self.latent.update(step.h, step.z, batch.weight)
         for child in self.children():
             if isinstance(child, Running):
                 child.follow(step)

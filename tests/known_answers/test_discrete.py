@@ -1,5 +1,6 @@
 """Discrete codes: every objective, gradient, codebook and prior against what it must be."""
 
+from copy import deepcopy
 from math import log, prod
 
 import numpy as np
@@ -119,6 +120,23 @@ def test_averages_decay_and_smooth_as_written():
     assert torch.equal(table.vectors()[1:], before[1:])
 
 
+@pytest.mark.parametrize("latent", [Codebook, Hierarchical])
+def test_samples_count_by_their_weights_in_averages_too(latent):
+    weighted = latent(3, 5, codes=4, restart=0.0)
+    repeated, untouched = deepcopy(weighted), deepcopy(weighted)
+    h = torch.randn(3, 3, 5)
+    weighted.update(h, h, torch.tensor([2.0, 1.0, 0.0]))
+    repeated.update(h[[0, 0, 1]], h)
+    tables = (latent.tables for latent in (weighted, repeated, untouched))
+    for table, same, before in zip(*tables, strict=True):
+        torch.testing.assert_close(table.shares, same.shares)
+        torch.testing.assert_close(table.weight, same.weight)
+        assert not torch.equal(table.weight, before.weight)
+    after = deepcopy(weighted.state_dict())
+    weighted.update(h, h, torch.zeros(3))
+    assert all(torch.equal(value, after[name]) for name, value in weighted.state_dict().items())
+
+
 @pytest.mark.parametrize("update", ["ema", "gradient"])
 def test_dead_codes_start_again_among_the_batch(update):
     table = Table(2, 4, update=update, decay=0.9, restart=0.5)
@@ -144,7 +162,7 @@ def test_cosine_codes_have_length_one():
         h = 5 * torch.randn(40, 4, 3)
         latent.start(h)
         for _ in range(3):
-            latent.update(h)
+            latent.update(h, h)
         codes = latent.tables[0].vectors()
         torch.testing.assert_close(codes.norm(dim=1), torch.ones(6))
         x = torch.nn.functional.normalize(latent.rows(h), dim=1)
@@ -183,7 +201,7 @@ def test_a_linear_table_starts_like_the_data_and_trains_only_its_map():
     torch.testing.assert_close(table.vectors().T.cov(), x.T.cov(), atol=0.5, rtol=0.15)
     assert {name for name, _ in table.named_parameters()} == {"map.weight", "map.bias"}
     frozen = table.weight.clone()
-    SimVQ(3).update(torch.randn(2, 3, 4))
+    SimVQ(3).update(torch.randn(2, 3, 4), torch.zeros(2, 3, 4))
     assert torch.equal(table.weight, frozen)
 
 

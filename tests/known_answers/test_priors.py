@@ -191,7 +191,7 @@ def test_draws_come_to_mean_zero_and_variance_one(posterior):
     h = 3 * torch.randn(500, *latent.width) - 1
     before = latent.draw(h)[0].square().mean(0)
     for _ in range(400):
-        latent.update(h)
+        latent.update(h, h)
     assert ((before - 1).abs() > 0.5).any()
     z = latent.draw(h)[0]
     torch.testing.assert_close(z.mean(0), torch.zeros(3), atol=0.2, rtol=0)

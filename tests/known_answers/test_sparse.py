@@ -57,7 +57,7 @@ def test_the_largest_are_kept_as_they_are():
 
 def test_a_batch_shares_its_units_in_training_and_a_threshold_afterwards():
     latent, h = BatchTopK(8, 2), torch.randn(500, 8)
-    latent.update(h)
+    latent.update(h, h)
     z = latent.mean(h)
     assert int((z != 0).sum()) == 1000
     assert len((z != 0).sum(1).unique()) > 3  # not the same number for every sample
@@ -65,7 +65,7 @@ def test_a_batch_shares_its_units_in_training_and_a_threshold_afterwards():
     latent.eval()
     assert torch.equal(latent.mean(h), z)  # the same rule on the same batch
     assert torch.equal(latent.mean(h[:1]), z[:1])  # whatever the neighbours are
-    latent.update(h + 1)
+    latent.update(h + 1, h)
     assert float(latent.threshold) > float(h.flatten().sort().values[-1000])
 
 
@@ -297,11 +297,11 @@ def test_the_encoder_reads_x_without_the_decoders_bias(digits):
 
 
 def test_silence_is_counted_in_samples_and_ends_with_an_activation():
-    net = net_with(TopK(3, 1, dead_after=10))
-    latent, first, second = net.latent, [[1.0, 0, 0]] * 4, [[0.0, 0, 1]] * 7
-    latent.follow(seeing(net, first))
+    latent = TopK(3, 1, dead_after=10)
+    first, second = [[1.0, 0, 0]] * 4, [[0.0, 0, 1]] * 7
+    follow(latent, first)
     assert latent.silent.tolist() == [0, 4, 4]
-    latent.follow(seeing(net, second))
+    follow(latent, second)
     assert latent.silent.tolist() == [7, 11, 0]
     assert latent.dead.tolist() == [False, True, False]
     h = torch.tensor(second)
@@ -310,18 +310,18 @@ def test_silence_is_counted_in_samples_and_ends_with_an_activation():
 
 
 def test_samples_count_by_their_weights_also_in_silence():
-    net = net_with(TopK(3, 1))
+    latent = TopK(3, 1)
     z = [[1.0, 0, 0], [0, 0, 1.0], [0, 0, 1.0]]
-    net.latent.follow(seeing(net, z, torch.tensor([2.0, 0.5, 0.0])))
-    assert net.latent.silent.tolist() == [0, 2.5, 0]
-    net.latent.follow(seeing(net, z, torch.tensor([3.0, 0.0, 0.0])))
-    assert net.latent.silent.tolist() == [0, 5.5, 3]
+    follow(latent, z, torch.tensor([2.0, 0.5, 0.0]))
+    assert latent.silent.tolist() == [0, 2.5, 0]
+    follow(latent, z, torch.tensor([3.0, 0.0, 0.0]))
+    assert latent.silent.tolist() == [0, 5.5, 3]
 
 
-def seeing(net, z, weight=None):
-    """A pass whose code is known."""
-    z = torch.tensor(z, dtype=torch.float64)
-    return replace(pass_of(net, len(z), weight), h=z, z=z)
+def follow(latent, z, weight=None):
+    """Let a latent see known codes."""
+    z = torch.tensor(z)
+    latent.update(z, z, weight)
 
 
 def net_with(latent, dim=5, scale=1.0):

@@ -40,6 +40,18 @@ def same(found, expected):
 # -- the units of the code --------------------------------------------------------------------
 
 
+def test_samples_count_by_their_weights_in_the_units_of_the_code():
+    h = torch.randn(3, 4)
+    weighted, repeated, untouched = Gaussian(2), Gaussian(2), Gaussian(2)
+    weighted.update(h, h, torch.tensor([2.0, 1.0, 0.0]))
+    repeated.update(h[[0, 0, 1]], h)
+    for name in ("center", "variance"):
+        torch.testing.assert_close(getattr(weighted, name), getattr(repeated, name))
+    untouched.update(h, h, torch.zeros(3))
+    assert not untouched.center.any()
+    assert (untouched.variance == 1).all()
+
+
 def test_the_code_comes_in_the_units_that_make_the_kl_smallest():
     torch.manual_seed(0)
     spread, offset = torch.tensor([0.5, 1, 30]), torch.tensor([1.0, -2, 9])
@@ -48,7 +60,7 @@ def test_the_code_comes_in_the_units_that_make_the_kl_smallest():
     noise = torch.randn(500, 3)
     seen = latent.seen(latent.posterior(h).rsample(noise))
     for _ in range(3000):
-        latent.update(h)
+        latent.update(h, h)
     q = latent.posterior(h)
     square = (q.mean.square() + q.logvar.exp()).mean(0)
     torch.testing.assert_close(square, torch.ones(3), rtol=1e-3, atol=0)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from narrows.parts.latents import shares
+
 __all__ = ["LinearTable", "Table", "choose", "kmeans", "nearest", "tally"]
 
 SLICE = 512
@@ -28,16 +30,16 @@ def kmeans(x: Tensor, codes: int, iterations: int = 10) -> Tensor:
     order = torch.randperm(max(len(x), codes), device=x.device)[:codes] % len(x)
     centres = x[order].clone()
     for _ in range(iterations):
-        counts, sums = tally(x, nearest(x, centres), codes)
+        counts, sums = tally(x, nearest(x, centres), torch.ones_like(x[:, 0]), codes)
         centres = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centres)
     return centres
 
 
-def tally(x: Tensor, index: Tensor, codes: int) -> tuple[Tensor, Tensor]:
-    """Return how many x fell to each code, ``(codes,)``, and their sums, ``(codes, dim)``."""
+def tally(x: Tensor, index: Tensor, weight: Tensor, codes: int) -> tuple[Tensor, Tensor]:
+    """Return the weight of what fell to each code, ``(codes,)``, and its sum, ``(codes, dim)``."""
     counts, sums = x.new_zeros(codes), x.new_zeros(codes, x.shape[1])
-    counts.index_put_((index,), x.new_ones(()), accumulate=True)
-    return counts, sums.index_put_((index,), x, accumulate=True)
+    counts.index_put_((index,), weight, accumulate=True)
+    return counts, sums.index_put_((index,), x * weight[:, None], accumulate=True)
 
 
 class Table(nn.Module):
@@ -99,16 +101,24 @@ class Table(nn.Module):
             self._place(kmeans(x, len(self.weight)))
 
     @torch.no_grad()
-    def follow(self, x: Tensor, index: Tensor) -> None:
+    def follow(self, x: Tensor, index: Tensor, weight: Tensor | None = None) -> None:
         """Move towards the x that fell to each vector, and start the dead ones again.
 
         Averages of shares stand for averages of counts: batches count alike, whatever their size.
+
+        Args:
+            x: ``(n, dim)``, as many rows of each sample, one sample's after the other's.
+            index: of the vector that each x fell to, ``(n,)``.
+            weight: how much each sample counts, ``(batch,)``; None for equal weights.
         """
         codes = len(self.weight)
-        counts, sums = tally(x, index, codes)
-        self.shares.lerp_(counts / len(x), 1 - self.decay)
+        rows = None if weight is None else weight.repeat_interleave(len(x) // len(weight))
+        share = shares(x, rows)
+        counts, sums = tally(x, index, share, codes)
+        rate = (1 - self.decay) * share.sum()  # a batch that counts for nothing moves nothing
+        self.shares.lerp_(counts, rate)
         if not self.learned:
-            self.sums.lerp_(sums / len(x), 1 - self.decay)
+            self.sums.lerp_(sums, rate)
             eps = 1e-5 / codes
             smooth = (self.shares + eps) / (1 + codes * eps)
             used = self.shares[:, None] > 100 * eps  # below, smoothing would pull towards 0

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from narrows.parts.latents import DiagonalGaussian
+from narrows.parts.latents import DiagonalGaussian, shares
 
 __all__ = [
     "KERNELS",
@@ -191,12 +191,6 @@ def floored_kl(kl: Tensor, floor: float, weight: Tensor | None = None) -> Tensor
     """
     counted = kl if weight is None else kl * weight[:, None]
     return counted.mean(0).clamp(min=floor).sum()
-
-
-def shares(z: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Return how much each row of a batch counts, ``(batch,)``: they sum to 1, or all are 0."""
-    weight = z.new_ones(len(z)) if weight is None else weight.to(z.dtype)
-    return weight / weight.sum().clamp(min=torch.finfo(z.dtype).tiny)
 
 
 def _square_distances(z: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log, pi
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +11,6 @@ from torch import Tensor, nn
 
 from narrows.errors import ParameterError, nearest
 from narrows.parts.networks import ACTIVATIONS
-
-if TYPE_CHECKING:
-    from narrows.net import Step
 
 __all__ = [
     "LATENTS",
@@ -26,7 +23,9 @@ __all__ = [
     "SampledKL",
     "capped",
     "latent",
+    "mean_of",
     "new_latent",
+    "shares",
 ]
 
 Charges = dict[str, Tensor]
@@ -52,6 +51,17 @@ def new_latent(name: str, dim: int, options: Mapping[str, Any]) -> "Latent":
         return LATENTS[name](dim, **options)
     except TypeError as error:
         raise ParameterError(f"code_options do not fit code='{name}': {error}.") from error
+
+
+def shares(z: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Return how much each row of a batch counts, ``(batch,)``: they sum to 1, or all are 0."""
+    weight = z.new_ones(len(z)) if weight is None else weight.to(z.dtype)
+    return weight / weight.sum().clamp(min=torch.finfo(z.dtype).tiny)
+
+
+def mean_of(rows: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Return the mean of rows, ``(dim,)``, which count by their weights; 0 where none counts."""
+    return rows.mean(0) if weight is None else shares(rows, weight) @ rows
 
 
 class Distribution(Protocol):
@@ -236,12 +246,14 @@ class Latent(nn.Module):
         del h
         return {}
 
-    def update(self, h: Tensor) -> None:
-        """Change running state (codebooks) after an optimizer step."""
+    def update(self, h: Tensor, z: Tensor, weight: Tensor | None = None) -> None:
+        """Change running state (codebooks) after an optimizer step.
 
-    def follow(self, step: "Step") -> None:
-        """Change running state after an optimizer step, where it takes more than h."""
-        self.update(step.h)
+        Args:
+            h: of the step's samples.
+            z: their codes.
+            weight: how much each sample counts, ``(batch,)``; None for equal weights.
+        """
 
 
 @latent
@@ -318,13 +330,15 @@ class Gaussian(Latent):
         return torch.addcmul(self.center, z, self.variance.sqrt())
 
     @torch.no_grad()
-    def update(self, h: Tensor) -> None:
+    def update(self, h: Tensor, z: Tensor, weight: Tensor | None = None) -> None:
         """Follow the mean and the variance of the draws."""
-        first, second = (moment.mean(0) for moment in self.moments(h))
+        del z
+        draw, square = self.moments(h)
+        first, excess = mean_of(draw, weight), mean_of(square - 1, weight)
         limit = self.largest**0.5
         moved = self.variance.sqrt(), first.clamp(-limit, limit)
         self.center.copy_(self.center.addcmul(*moved, value=self.rate))
-        self.variance.mul_(1 + self.rate * (second.clamp(max=self.largest) - 1))
+        self.variance.mul_(1 + self.rate * excess.clamp(max=self.largest - 1))
 
     def moments(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Return each sample's draw and its square, which q expects in closed form."""

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from narrows.errors import ParameterError
 from narrows.parts.categorical import Bits
-from narrows.parts.divergences import shares
-from narrows.parts.latents import Charges, latent
+from narrows.parts.latents import Charges, latent, shares
 from narrows.parts.quantizers import Grid, exact, through
 
 __all__ = ["LFQ", "entropy", "patterns"]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from narrows.errors import ParameterError
 from narrows.parts import divergences
+from narrows.parts.latents import shares
 from narrows.parts.transformers import Block
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def kl_sparsity(z: Tensor, rho: float, weight: Tensor | None = None) -> Tensor:
 
     Samples count by `weight`.
     """
-    share = divergences.shares(z, weight)[:, None]
+    share = shares(z, weight)[:, None]
     mean = (share * z.flatten(1)).sum(0).clamp(1e-6, 1 - 1e-6)
     target = torch.full_like(mean, rho)
     active = target * (target.log() - mean.log())

@@ -188,12 +188,13 @@ class Codebook(Grid):
             rest = rest - choose(table, rest)[1]
 
     @torch.no_grad()
-    def update(self, h: Tensor) -> None:
+    def update(self, h: Tensor, z: Tensor, weight: Tensor | None = None) -> None:
         """Let the codebooks follow what fell to them."""
+        del z
         if self.tables[0].still:
             return
         for table, (rest, index) in zip(self.tables, self.levels(h), strict=True):
-            table.follow(rest, index)
+            table.follow(rest, index, weight)
 
     @torch.no_grad()
     def levels(self, h: Tensor) -> list[tuple[Tensor, Tensor]]:

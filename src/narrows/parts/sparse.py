@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from narrows.errors import ParameterError
-from narrows.parts.divergences import shares
-from narrows.parts.latents import Charges, Latent, latent
+from narrows.parts.latents import Charges, Latent, latent, shares
 
 if TYPE_CHECKING:
     from narrows.net import Net, Step, Terms
@@ -82,10 +81,10 @@ class Sparse(Latent):
         return {}
 
     @torch.no_grad()
-    def follow(self, step: "Step") -> None:
+    def update(self, h: Tensor, z: Tensor, weight: Tensor | None = None) -> None:
         """Count for how many samples each unit has been silent; they count by their weights."""
-        super().follow(step)
-        active, weight = (step.z != 0).float(), step.batch.weight
+        del h
+        active = (z != 0).float()
         weight = torch.ones_like(active[:, 0]) if weight is None else weight
         self.silent.add_(weight.sum()).mul_(weight @ active == 0)
 
@@ -128,8 +127,9 @@ class BatchTopK(Sparse):
         return h * (h >= self.threshold)
 
     @torch.no_grad()
-    def update(self, h: Tensor) -> None:
+    def update(self, h: Tensor, z: Tensor, weight: Tensor | None = None) -> None:
         """Follow the smallest value that is kept."""
+        super().update(h, z, weight)
         kept = h.flatten().topk(self.k * len(h), sorted=False).values.amin()
         self.updates.add_(1)
         self.threshold.lerp_(kept, self.updates.reciprocal().clamp(min=self.rate))
