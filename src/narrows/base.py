@@ -24,7 +24,7 @@ from narrows.fields import choices, describe_type
 from narrows.fitted import Codes, Fitted
 from narrows.fitting import FitOptions, check_continues, check_options, epochs, sources
 from narrows.net import Move, Net, Player, Stage, Step, Terms
-from narrows.parts.latents import Latent
+from narrows.parts.latents import Gaussian, Latent
 from narrows.parts.principal import start_path
 from narrows.persistence import restored, state_of
 from narrows.progress import displays
@@ -72,12 +72,9 @@ def load(path: str | Path) -> "BaseAutoencoder":
 class BaseAutoencoder(Fitted):
     """Base of every autoencoder: encoder -> latent -> decoder -> likelihood.
 
-    A variant overrides, from commonest to rarest, `latent`, `objective`, `build` or `losses`. The
-    parameters are in `Settings`.
+    A variant overrides, from commonest to rarest, `latent`, `objective`, `build` or `losses`; one
+    that overrides nothing is a VAE. The parameters are in `Settings`.
     """
-
-    calculates = False
-    """Whether the model calculates with the values of x, so that x cannot be symbols."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -85,6 +82,11 @@ class BaseAutoencoder(Fitted):
             register(cls)
 
     # -- what a variant may override -----------------------------------------------------------
+
+    @property
+    def calculates(self) -> bool:
+        """Whether the model calculates with the values of x, so that x cannot be symbols."""
+        return False
 
     def describe(self, X: Any, y: Any) -> Modality:
         """Note the form of the data, and of y where the model reads it."""
@@ -94,8 +96,8 @@ class BaseAutoencoder(Fitted):
         return modality_of(X, self.modality, **fields)
 
     def latent(self) -> Latent:
-        """Return the layer between encoder and decoder."""
-        raise NotImplementedError
+        """Return the layer between encoder and decoder: a diagonal Gaussian by default."""
+        return Gaussian(self.latent_dim)
 
     def objective(self, step: Step) -> Terms:
         """Return the named terms of the loss, from one pass."""

@@ -215,7 +215,11 @@ class Parameters(BaseEstimator):  # type: ignore[misc]
         try:
             return _adapters(cls)[name].validate_python(value)
         except ValidationError:
-            hint = nearest(value, choices(annotation)) if isinstance(value, str) else ""
+            known, named = choices(annotation), [value] if isinstance(value, str) else []
+            if isinstance(value, dict):
+                known = [name for part in _members(annotation) for name in _keys(part)]
+                named = [name for name in value if name not in known]
+            hint = nearest(str(named[0]), known) if named else ""
             raise ParameterError(
                 f"The '{name}' parameter of {type(self).__name__} must be "
                 f"{describe_type(annotation)}. Got {value!r} instead.{hint}"
@@ -240,8 +244,12 @@ def _describe(annotation: Any) -> str:
     if origin is tuple:
         return "a tuple of " + _describe(args[0]).split(" ", 1)[1].replace("int", "ints", 1)
     if origin is dict:
-        values = "" if args[1] is Any else " to " + _describe(args[1]).split(" ", 1)[1] + "s"
-        return f"a dict of names{values}"
+        keys = ", ".join(map(repr, _keys(annotation)))
+        names = f"names ({keys})" if keys else "names"
+        if args[1] is Any:
+            return f"a dict of {names}"
+        _, kind, *limits = _describe(args[1]).split(" ")
+        return " ".join([f"a dict of {names} to {kind}s", *limits])
     return f"{'an' if annotation is int else 'a'} {annotation.__name__}"
 
 
@@ -255,6 +263,11 @@ def choices(annotation: Any) -> list[str]:
     if get_origin(annotation) in (Union, types.UnionType):
         return [name for part in get_args(annotation) for name in choices(part)]
     return []
+
+
+def _keys(annotation: Any) -> list[str]:
+    """Return the names that a dict admits; none, where it admits any or is no dict."""
+    return choices(get_args(annotation)[0]) if get_origin(annotation) is dict else []
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:

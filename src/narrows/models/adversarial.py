@@ -23,7 +23,7 @@ from narrows.parts.critics import (
     permute_dims,
     standardised,
 )
-from narrows.parts.latents import Distribution, Gaussian
+from narrows.parts.latents import Distribution
 from narrows.parts.likelihoods import Gaussian as Normal
 from narrows.parts.matched import Matched
 
@@ -132,10 +132,6 @@ class FactorVAE(_Adversarial):
     gamma: NonNegative = 10.0
     r1: NonNegative = 0.0  # it would flatten the ratio that the logit estimates
     betas = (0.9, 0.999)  # its critic estimates, and is no one to fool
-
-    def latent(self) -> Gaussian:
-        """Return a diagonal Gaussian."""
-        return Gaussian(self.latent_dim)
 
     def objective(self, step: Step) -> Terms:
         """Add the estimate of the total correlation."""
@@ -337,10 +333,6 @@ class VAEGAN(_Adversarial):
     r1: NonNegative = 10.0
 
     penalised = 8
-
-    def latent(self) -> Gaussian:
-        """Return a diagonal Gaussian."""
-        return Gaussian(self.latent_dim)
 
     def build(self, modality: Modality) -> Net:
         """Return a net that is compared with the data by the critic's features."""

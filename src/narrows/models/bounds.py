@@ -6,15 +6,13 @@ from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Le
-from torch import Tensor, nn
+from torch import Tensor
 
 from narrows.base import BaseAutoencoder
 from narrows.data.modalities import Modality
 from narrows.data.sources import Batch
 from narrows.fields import Count, Unless, When
 from narrows.net import Net, Step, Terms
-from narrows.parts.latents import Gaussian, Latent
-from narrows.parts.likelihoods import Likelihood
 from narrows.parts.slopes import sloped
 
 __all__ = ["IWAE", "ImportanceNet", "importance_bound", "log_likelihood"]
@@ -63,16 +61,12 @@ class IWAE(BaseAutoencoder):
     gradient: Literal["reparametrised", "doubly_reparametrised"] = "reparametrised"
     partial: Annotated[bool, When("elbo_weight", 0.0), Unless("repeats", 1)] = False
 
-    def latent(self) -> Latent:
-        """Return a diagonal Gaussian."""
-        return Gaussian(self.latent_dim)
-
     def build(self, modality: Modality) -> Net:
         """Return a net that draws as many codes as the bound takes."""
-        parts, kind = super().build(modality).parts, (self.gradient, self.partial)
-        if kind != ("reparametrised", False):
+        if self.partial or self.gradient == "doubly_reparametrised":
             self.refuse_set(["gradient_checkpointing"], "goes with no slopes inside of a pass")
-        return ImportanceNet(*parts, self.particles, self.repeats, self.elbo_weight, *kind)
+        bound = (self.particles, self.repeats, self.elbo_weight, self.gradient, self.partial)
+        return ImportanceNet(super().build(modality), *bound)
 
     def objective(self, step: Step) -> Terms:
         """Split the bound into the ELBO's terms and what it gains on them."""
@@ -88,10 +82,7 @@ class ImportanceNet(Net):
     z and out hold the codes folded into the batch, ``(codes * batch, ...)``.
 
     Args:
-        encoder: of the samples.
-        latent: a latent that can be drawn from.
-        decoder: of the codes.
-        likelihood: of the samples.
+        net: with a latent that can be drawn from.
         particles: codes in one estimate of the bound.
         repeats: estimates for each sample.
         elbo_weight: share of the ELBO in the objective.
@@ -101,17 +92,14 @@ class ImportanceNet(Net):
 
     def __init__(
         self,
-        encoder: nn.Module,
-        latent: Latent,
-        decoder: nn.Module,
-        likelihood: Likelihood,
+        net: Net,
         particles: int,
-        repeats: int = 1,
-        elbo_weight: float = 0.0,
-        gradient: str = "reparametrised",
-        partial: bool = False,
+        repeats: int,
+        elbo_weight: float,
+        gradient: str,
+        partial: bool,
     ) -> None:
-        super().__init__(encoder, latent, decoder, likelihood)
+        super().__init__(*net.parts)
         self.particles, self.repeats = particles, repeats
         self.elbo_weight, self.partial = elbo_weight, partial
         self.doubly = gradient == "doubly_reparametrised"

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from narrows.assembly import refuse_symbols
 from narrows.base import BaseAutoencoder
 from narrows.data.corruption import CORRUPTIONS, corrupted
 from narrows.data.modalities import Modality
@@ -12,7 +11,7 @@ from narrows.errors import ParameterError, nearest
 from narrows.fields import NonNegative, OneOf, Unless
 from narrows.net import Move, Net, Step, Terms
 from narrows.parts.latents import LATENTS, Latent, new_latent
-from narrows.parts.penalties import PENALTIES, keep_range, note_range, refuse_mixing
+from narrows.parts.penalties import PENALTIES, Penalty
 
 __all__ = ["ComposedAutoencoder"]
 
@@ -50,7 +49,7 @@ class ComposedAutoencoder(BaseAutoencoder):
     code: Annotated[str, OneOf(LATENTS)] = "point"
     code_options: dict[str, Any] | None = None
     charges: dict[str, NonNegative] | None = None
-    penalties: dict[str, NonNegative] | None = None
+    penalties: dict[Annotated[str, OneOf(PENALTIES)], NonNegative] | None = None
     corruption: Annotated[str, OneOf(CORRUPTIONS)] | None = None
     noise: Annotated[NonNegative, Unless("corruption", None)] = 0.3
 
@@ -58,40 +57,40 @@ class ComposedAutoencoder(BaseAutoencoder):
         """Return the named latent."""
         return new_latent(self.code, self.latent_dim, self.code_options or {})
 
+    @property
+    def calculates(self) -> bool:
+        """Whether x is corrupted, or a penalty calculates with it."""
+        return self.corruption is not None or any(each.calculates for each, _ in self._penalties)
+
     def build(self, modality: Modality) -> Net:
-        """Refuse an encoder that mixes samples where a Jacobian is asked for."""
+        """Return a net that has what the penalties need."""
         net = super().build(modality)
-        penalties = set(self.penalties or {})
-        if {"decoder_jacobian", "jacobian", "jacobian_exact"} & penalties:
-            refuse_mixing(self, net)
-        if self.corruption is not None or {"jacobian", "jacobian_exact"} & penalties:
-            refuse_symbols(self, modality)
-        if "ms_ssim" in penalties:
-            keep_range(net, modality.shape)
+        for each, _ in self._penalties:
+            each.build(self, net, modality.shape)
         return net
 
     def prepare(self, source: InMemory) -> None:
-        """Note the range of images whose structures are compared."""
-        if "ms_ssim" in (self.penalties or {}):
-            note_range(self.net_, source)
+        """Let the penalties look at the training samples."""
+        for each, _ in self._penalties:
+            each.prepare(self.net_, source)
 
     def objective(self, step: Step) -> Terms:
         """Weigh the charges and add the penalties."""
-        terms = {"nll": step.nll, **step.charges}
-        for name, weight in (self.charges or {}).items():
-            terms[name] = weight * self._known(name, step.charges, "charges")
-        for name, weight in (self.penalties or {}).items():
-            terms[name] = weight * self._known(name, PENALTIES, "penalties")(self.net_, step)
-        return terms
+        for name in (weights := self.charges or {}):
+            if name not in step.charges:
+                raise ParameterError(
+                    f"The 'charges' parameter of ComposedAutoencoder names '{name}', which is not "
+                    f"one of {sorted(step.charges)}.{nearest(name, step.charges)}"
+                )
+        terms = {name: weights.get(name, 1.0) * cost for name, cost in step.charges.items()}
+        for each, weight in self._penalties:
+            terms[each.price.__name__] = weight * each.price(self.net_, step)
+        return {"nll": step.nll, **terms}
 
     def losses(self, batch: Batch) -> Iterator[Move]:
         """Corrupt the encoder's input where asked to."""
         return super().losses(corrupted(batch, self.corruption, self.noise))
 
-    def _known(self, name: str, options: dict[str, Any], field: str) -> Any:
-        if name not in options:
-            raise ParameterError(
-                f"The '{field}' parameter of ComposedAutoencoder names '{name}', which is not one "
-                f"of {sorted(options)}.{nearest(name, options)}"
-            )
-        return options[name]
+    @property
+    def _penalties(self) -> list[tuple[Penalty, float]]:
+        return [(PENALTIES[name], weight) for name, weight in (self.penalties or {}).items()]

@@ -12,7 +12,7 @@ from narrows.errors import ParameterError
 from narrows.fields import Count, NonNegative, OneOf, Positive, Unless, When
 from narrows.net import Net, Running, Step, Terms
 from narrows.parts.divergences import floored_kl
-from narrows.parts.latents import Gaussian, Latent
+from narrows.parts.latents import Gaussian
 from narrows.parts.likelihoods import Likelihood
 from narrows.parts.schedules import COURSES, risen
 
@@ -32,10 +32,6 @@ class _Annealed(BaseAutoencoder):
     kl_schedule: Annotated[str, OneOf(COURSES), When("distortion", None)] = "constant"
     kl_warmup: Annotated[float, Gt(0), Le(1), Unless("kl_schedule", "constant")] = 0.5
     kl_cycles: Annotated[Count, When("kl_schedule", "cyclic")] = 4
-
-    def latent(self) -> Latent:
-        """Return a diagonal Gaussian."""
-        return Gaussian(self.latent_dim)
 
     def risen(self, step: Step) -> Tensor | float:
         """Return the course of the KL's weight: 1 at the end, and for held-out samples."""

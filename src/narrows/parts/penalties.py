@@ -24,13 +24,11 @@ __all__ = [
     "decoder_jacobian",
     "jacobian",
     "jacobian_exact",
-    "keep_range",
     "kl_sparsity",
     "l1",
     "l2",
     "mmd",
     "ms_ssim",
-    "note_range",
     "penalty",
     "refuse_mixing",
     "similarity",
@@ -44,14 +42,75 @@ SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 LEAST = 1e-4
 """Of a scale's similarity, which can be negative and is raised to a power."""
 
-Penalty = Callable[["Net", "Step"], Tensor]
+Price = Callable[["Net", "Step"], Tensor]
+
+
+class Penalty:
+    """What an objective may charge, and what it asks of a net and of the data.
+
+    Args:
+        price: ``price(net, step)``, ``(batch,)`` or 0-d.
+    """
+
+    calculates = False
+    """Whether it calculates with the values of x, so that x cannot be symbols."""
+
+    def __init__(self, price: Price) -> None:
+        self.price = price
+
+    @classmethod
+    def register(cls, price: Price) -> Price:
+        """Register a price under its own name, as a penalty of this kind."""
+        PENALTIES[price.__name__] = cls(price)
+        return price
+
+    def build(self, model: "BaseAutoencoder", net: "Net", shape: tuple[int, ...]) -> None:
+        """Refuse a model's net for samples of a shape, or give it what the price needs."""
+
+    def prepare(self, net: "Net", source: "InMemory") -> None:
+        """Look at the training samples before the first step."""
+
+
+class Slope(Penalty):
+    """A penalty of derivatives."""
+
+    def build(self, model: "BaseAutoencoder", net: "Net", shape: tuple[int, ...]) -> None:
+        """Refuse derivatives of samples that mix."""
+        del shape
+        refuse_mixing(model, net)
+
+
+class SlopeAtX(Slope):
+    """A penalty of derivatives by x."""
+
+    calculates = True
+
+
+class OfImages(Penalty):
+    """A penalty of images, whose net has a buffer "range": each channel's lowest and highest."""
+
+    def build(self, model: "BaseAutoencoder", net: "Net", shape: tuple[int, ...]) -> None:
+        """Refuse samples that are no images, and keep a place for their range."""
+        del model
+        if len(shape) != 3:
+            name = self.price.__name__
+            raise ParameterError(
+                f"The penalty '{name}' compares images. Name another one, or fit images "
+                "(n, height, width[, channels]) with modality='image'."
+            )
+        net.register_buffer("range", torch.zeros(2, shape[0], 1, 1))
+
+    def prepare(self, net: "Net", source: "InMemory") -> None:
+        """Note the range, in the units of the target."""
+        x = source.x if source.target is None else source.target
+        ends = torch.stack([x.amin((0, 2, 3)), x.amax((0, 2, 3))])[..., None, None]
+        if source.target is None and source.units is not None:
+            ends = source.units(ends)
+        net.get_buffer("range").copy_(ends)
+
+
 PENALTIES: dict[str, Penalty] = {}
-
-
-def penalty(function: Penalty) -> Penalty:
-    """Register ``penalty(net, step)`` under its own name."""
-    PENALTIES[function.__name__] = function
-    return function
+penalty = Penalty.register
 
 
 @penalty
@@ -112,7 +171,7 @@ def refuse_mixing(model: "BaseAutoencoder", net: "Net", what: str = "Jacobian pe
         )
 
 
-@penalty
+@SlopeAtX.register
 def jacobian(net: "Net", step: "Step") -> Tensor:
     """Return Hutchinson's unbiased estimate of ||dz/dx||²_F by one probe, ``(batch,)``.
 
@@ -121,7 +180,7 @@ def jacobian(net: "Net", step: "Step") -> Tensor:
     return _hutchinson(net.encoding(step), step.batch.x)
 
 
-@penalty
+@SlopeAtX.register
 def jacobian_exact(net: "Net", step: "Step") -> Tensor:
     """Return ||dz/dx||²_F exactly, ``(batch,)`` (Rifai et al., 2011, eq. 6).
 
@@ -136,7 +195,7 @@ def jacobian_exact(net: "Net", step: "Step") -> Tensor:
     return total
 
 
-@penalty
+@Slope.register
 def decoder_jacobian(net: "Net", step: "Step") -> Tensor:
     """Return Hutchinson's unbiased estimate of ||dE[x | z]/dz||²_F by one probe, ``(batch,)``."""
     return _hutchinson(net.decode, step.z)
@@ -150,41 +209,17 @@ def mmd(net: "Net", step: "Step") -> Tensor:
     return divergences.mmd(codes, torch.randn_like(codes), weight=step.batch.weight)
 
 
-@penalty
+@OfImages.register
 def ms_ssim(net: "Net", step: "Step") -> Tensor:
     """Return 1 - MS-SSIM of the images and their mean reconstructions, ``(batch,)``.
 
-    As in Snell et al. (2017). The range is that of the training images' channels, by `keep_range`
-    and `note_range`. It is at most 1, beside an nll of hundreds of nats: a weight of some tens or
-    hundreds is felt.
+    As in Snell et al. (2017). The range is that of the training images' channels. It is at most 1,
+    beside an nll of hundreds of nats: a weight of some tens or hundreds is felt.
     """
     low, high = net.get_buffer("range")
     span = torch.where(high > low, high - low, 1)
     pair = (step.batch.target, net.likelihood.mean(step.out))
     return 1 - similarity(*((images - low) / span for images in pair))
-
-
-def keep_range(net: "Net", shape: tuple[int, ...]) -> None:
-    """Give the net a buffer "range" for the lowest and highest values of the images' channels.
-
-    Raises:
-        ParameterError: samples of this shape are no images.
-    """
-    if len(shape) != 3:
-        raise ParameterError(
-            "The penalty 'ms_ssim' compares images. Name another one, or fit images "
-            "(n, height, width[, channels]) with modality='image'."
-        )
-    net.register_buffer("range", torch.zeros(2, shape[0], 1, 1))
-
-
-def note_range(net: "Net", source: "InMemory") -> None:
-    """Note the range of these images, in the units of the target."""
-    x = source.x if source.target is None else source.target
-    ends = torch.stack([x.amin((0, 2, 3)), x.amax((0, 2, 3))])[..., None, None]
-    if source.target is None and source.units is not None:
-        ends = source.units(ends)
-    net.get_buffer("range").copy_(ends)
 
 
 def similarity(x: Tensor, y: Tensor) -> Tensor:
