@@ -627,6 +627,8 @@ def test_series_of_their_own_lengths_come_from_one_file():
 def test_what_a_model_cannot_do(refused, iris_run, digits_run):
     refused(2, ["no images", ".npy"], "sample", iris_run, 2, "--out", "s.png")
     refused(2, ["n ≥ 1", "0"], "sample", iris_run, 0, "--out", "s.npy")
+    refused(2, ["2.5", "whole"], "sample", iris_run, 2.5, "--out", "s.npy")
+    refused(2, ["2.5", "whole"], "sample", iris_run, 2, "--out", "s.npy", "--seed", 2.5)
     refused(1, ["8, 8", "150, 4"], "encode", digits_run, "iris", "--out", "z.npy")
     np.save("z.npy", np.zeros((3, 9)))
     refused(1, ["9 values", "2"], "decode", iris_run, "z.npy", "--out", "x.npy")

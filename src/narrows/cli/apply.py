@@ -1,9 +1,10 @@
 """Commands that apply a saved model: reconstruct, encode, decode, score, sample."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
 from narrows.cli.engine import apply_on_ray, check_engine
 from narrows.cli.inputs import open_model, read_data, read_rows, spans_of
@@ -20,6 +21,17 @@ if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
 
 __all__ = ["decode", "encode", "reconstruct", "sample", "score"]
+
+
+def _whole(kind: Any, tokens: Sequence[Token]) -> int:
+    """Read a whole number; by itself, cyclopts would round any other."""
+    del kind
+    text = tokens[0].value
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"'{text}' is no whole number.") from None
+
 
 Run = Annotated[Path, Parameter(help="folder of a run, or of a saved model.")]
 Data = Annotated[
@@ -44,7 +56,8 @@ Engine = Annotated[
     str, Parameter(help='"local", or "ray", whose workers share out a folder of .parquet files.')
 ]
 Workers = Annotated[
-    int | None, Parameter(help="how many workers Ray shall use (default one a CPU).")
+    int | None,
+    Parameter(help="how many workers Ray shall use (default one a CPU).", converter=_whole),
 ]
 Force = Annotated[
     bool, Parameter(negative=(), show_default=False, help="replace OUT if it exists.")
@@ -124,11 +137,13 @@ def score(
 
 def sample(
     run: Run,
-    n: Annotated[int, Parameter(help="how many.")] = 16,
+    n: Annotated[int, Parameter(help="how many.", converter=_whole)] = 16,
     /,
     *,
     out: Samples,
-    seed: Annotated[int, Parameter(help="the same seed gives the same samples.")] = 0,
+    seed: Annotated[
+        int, Parameter(help="the same seed gives the same samples.", converter=_whole)
+    ] = 0,
     force: Force = False,
 ) -> None:
     """Write new samples."""
