@@ -125,7 +125,7 @@ def cases():
         yield f"UNetAutoencoder-{form}", narrows.UNetAutoencoder, options
     for cls in (narrows.VAE, narrows.HierarchicalVQVAE, narrows.VAEGAN, narrows.ConditionalVAE):
         yield f"{cls.__name__}-conv-volume", cls, GRID
-    for selection in ("batch_topk", "jumprelu", "gated"):
+    for selection in ("batch_topk", "jumprelu", "gated", "matching_pursuit"):
         options = {"architecture": "linear", "selection": selection}
         yield f"TopKAutoencoder-{selection}", narrows.TopKAutoencoder, options
     exact = {"architecture": "mlp", "jacobian": "exact"}

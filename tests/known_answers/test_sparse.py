@@ -1,5 +1,6 @@
 """Sparse codes: how many units are kept, what the estimators estimate, and a known dictionary."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -15,11 +16,13 @@ from narrows.metrics.health import dead_latents
 from narrows.net import Net
 from narrows.parts.likelihoods import Gaussian
 from narrows.parts.networks import Decoder, Encoder
+from narrows.parts.pursuit import pursued
 from narrows.parts.sparse import (
     Atoms,
     BatchTopK,
     Gated,
     JumpReLU,
+    MatchingPursuit,
     TopK,
     dictionary,
     nested,
@@ -27,7 +30,7 @@ from narrows.parts.sparse import (
     unit_atoms,
 )
 
-SELECTIONS = ["topk", "batch_topk", "jumprelu", "gated"]
+SELECTIONS = ["topk", "batch_topk", "jumprelu", "gated", "matching_pursuit"]
 
 
 @pytest.fixture(autouse=True)
@@ -188,6 +191,137 @@ def test_the_optimum_of_a_gate_is_what_the_l1_leaves_at_any_scale(scale):
     torch.testing.assert_close(grad, torch.zeros_like(grad), atol=1e-12, rtol=0)
 
 
+# -- matching pursuit -------------------------------------------------------------------------
+
+
+def atoms_and_x(n=50, dim=12, size=5):
+    """Random unit atoms as rows, and samples, in double precision."""
+    atoms = torch.randn(dim, size, dtype=torch.float64)
+    return nn.functional.normalize(atoms, dim=1), torch.randn(n, size, dtype=torch.float64)
+
+
+def test_a_pursuit_is_the_loop_that_a_textbook_writes():
+    atoms, x = atoms_and_x()
+    code, rest = pursued(x, atoms, 7)
+    expected, left = np.zeros((50, 12)), x.numpy().copy()
+    taken_again = 0
+    for row in range(50):
+        for _ in range(7):
+            products = [float(left[row] @ atom) for atom in atoms.numpy()]
+            best = int(np.argmax(products))
+            taken_again += expected[row, best] != 0
+            expected[row, best] += products[best]
+            left[row] -= products[best] * atoms.numpy()[best]
+    assert taken_again > 0
+    np.testing.assert_allclose(code, expected, atol=1e-12)
+    np.testing.assert_allclose(rest, left, atol=1e-12)
+    np.testing.assert_allclose(x, code @ atoms + rest, atol=1e-12)
+
+
+def test_each_step_takes_its_amount_from_the_square_and_leaves_nothing_of_its_atom():
+    atoms, x = atoms_and_x()
+    for k in range(1, 7):
+        (before, rest), (code, after) = (pursued(x, atoms, steps) for steps in (k - 1, k))
+        taken = code - before
+        assert ((taken != 0).sum(1) == 1).all()
+        place = taken.abs().argmax(1)
+        assert torch.equal(place, (rest @ atoms.t()).argmax(1))
+        fall = rest.square().sum(1) - after.square().sum(1)
+        torch.testing.assert_close(fall, taken.square().sum(1))
+        left = (after * atoms[place]).sum(1)
+        torch.testing.assert_close(left, torch.zeros_like(left), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("k", [1, 3, 8])
+def test_of_orthogonal_atoms_the_largest_positive_products_are_kept(k):
+    atoms = torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64))[0]
+    products = torch.randn(200, 8, dtype=torch.float64)
+    products = products[products.amax(1) > 0]
+    code, _ = pursued(products @ atoms, atoms, k)
+    torch.testing.assert_close(code, TopK(8, k).mean(products).relu())
+
+
+def test_where_no_product_is_positive_the_largest_is_taken_all_the_same():
+    code, rest = pursued(torch.tensor([[-3.0, -2.0]]), torch.eye(2), 1)
+    assert code.tolist() == [[0, -2]]
+    assert rest.tolist() == [[-3, 0]]
+
+
+def planted(dim, among):
+    """Codes with three positive amounts of the first atoms."""
+    codes, places = torch.zeros(100, dim, dtype=torch.float64), torch.rand(100, among).topk(3)
+    return codes.scatter(1, places.indices, 1 + torch.rand(100, 3, dtype=torch.float64))
+
+
+def test_a_code_of_one_basis_is_found_beside_another_basis():
+    """Products up to 1/8 with the other's atoms, below the 1 / (2k - 1) of Tropp (2004)."""
+    waves = torch.ones(1, 1, dtype=torch.float64)
+    for _ in range(6):
+        waves = torch.kron(torch.tensor([[1.0, 1], [1, -1]], dtype=torch.float64), waves)
+    atoms = torch.cat([torch.eye(64, dtype=torch.float64), waves / 8])
+    codes = planted(128, 64)
+    found, rest = pursued(codes @ atoms, atoms, 3)
+    torch.testing.assert_close(found, codes)
+    assert rest.abs().max() < 1e-12
+
+
+def test_an_atom_is_taken_again_until_its_amount_is_right():
+    """Each atom hides a little of the others, as their products are -0.02."""
+    products = 1.02 * torch.eye(20, dtype=torch.float64) - 0.02
+    atoms, codes = torch.linalg.cholesky(products), planted(20, 20)
+    found, rest = pursued(codes @ atoms, atoms, 3)
+    assert torch.equal(found != 0, codes != 0)
+    assert ((codes - found).amax(1) > 0.01).all()
+    found, rest = pursued(codes @ atoms, atoms, 40)
+    torch.testing.assert_close(found, codes, atol=1e-12, rtol=0)
+    assert rest.abs().max() < 1e-12
+
+
+def test_the_gradients_of_a_pursuit_are_those_of_what_it_takes():
+    atoms, x = atoms_and_x(4, 6, 3)
+    gap = (x @ atoms.t()).topk(2).values
+    assert (gap[:, 0] - gap[:, 1]).min() > 1e-3  # no choice changes within a difference
+    inputs = x.requires_grad_(), atoms.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, atoms: pursued(x, atoms, 4), inputs)
+
+
+def net_of_pursuit(latent, size=5):
+    net = net_with(latent, size)
+    return Net(*unit_atoms(net)).double()
+
+
+def test_the_nll_of_a_pursuit_is_what_it_leaves():
+    net = net_of_pursuit(MatchingPursuit(12, 3))
+    step = pass_of(net, 9)
+    atoms = net.decoder[0].unit().t()
+    code, rest = pursued(step.batch.x, atoms, 3)
+    torch.testing.assert_close(step.z, code)
+    expected = 0.5 * rest.square().sum(1) + 2.5 * np.log(2 * np.pi)
+    torch.testing.assert_close(step.nll, expected)
+    assert [name for name, _ in net.named_parameters()] == ["decoder.0.weight", "decoder.0.bias"]
+
+
+def test_dead_atoms_learn_from_what_a_pursuit_leaves():
+    latent = MatchingPursuit(6, 2, dead_after=10)
+    net = net_of_pursuit(latent)
+    step = pass_of(net, 40)
+    latent.silent[2:4] = 99
+    rest = (step.batch.x - step.out).detach()
+    dead = (rest @ net.decoder[0].unit()).relu() * latent.dead
+    torch.testing.assert_close(latent.revived(step.h), dead)
+    (grad,) = torch.autograd.grad(revival(net, step).sum(), net.decoder[0].weight)
+    assert (grad.abs().sum(0) > 0).tolist() == latent.dead.tolist()
+
+
+def test_a_pursuit_survives_being_copied_and_saved(digits, tmp_path):
+    model = fit(digits, selection="matching_pursuit", epochs=2)
+    model.save(tmp_path / "model")
+    for other in (copy.deepcopy(model), narrows.load(tmp_path / "model")):
+        atoms, source = other.net_.decoder[1], other.net_.encoder.source
+        assert atoms is source is not model.net_.decoder[1]
+        np.testing.assert_array_equal(other.transform(digits), model.transform(digits))
+
+
 # -- prefixes ---------------------------------------------------------------------------------
 
 
@@ -226,7 +360,8 @@ def test_the_first_units_of_a_matryoshka_do_better_alone(selection):
         return float(((model.inverse_transform(codes) - X) ** 2).mean())
 
     plain, prefix = (
-        error(fit(X, latent_dim=64, selection=selection, prefixes=sizes)) for sizes in ((), (16,))
+        error(fit(X, latent_dim=64, selection=selection, prefixes=sizes, epochs=30))
+        for sizes in ((), (16,))
     )
     assert prefix < 0.8 * plain
 
@@ -424,6 +559,16 @@ def test_the_diagnosis_names_dead_units(digits):
         ({"sparsity": 3.0}, r"'sparsity' parameter .* no effect with selection='topk'"),
         ({"k": 3, "selection": "gated"}, r"'k' parameter .* no effect with selection='gated'"),
         ({"k": None, "selection": "gated", "revival": 2.0}, r"'revival' .* selection='gated'"),
+        ({"selection": "matching_pursuit", "sparsity": 3.0}, r"'sparsity' .*='matching_pursuit'"),
+        (
+            {"selection": "matching_pursuit", "likelihood": "bernoulli"},
+            r"Bernoulli of 1 .*'sigmoid'",
+        ),
+        ({"selection": "matching_pursuit", "scale": "predicted"}, r"mean of x.* of 2 values"),
+        (
+            {"selection": "matching_pursuit", "output_activation": "sigmoid"},
+            r"Gaussian .*'sigmoid'",
+        ),
         ({"prefixes": (4, 25)}, r"'prefixes' of a code must be at most latent_dim=24. Got 25"),
         ({"hidden": (5,)}, r"'hidden' parameter of TopKAutoencoder has no effect"),
     ],

@@ -24,6 +24,7 @@ from narrows.errors import ParameterError
 from narrows.net import Move, Net
 from narrows.optimizer import AdamW
 from narrows.parts.networks import TiedLinear
+from narrows.parts.pursuit import Pursuit
 from narrows.parts.spectral import Spectral
 
 __all__ = ["Shards"]
@@ -184,7 +185,8 @@ def layers(net: Net) -> list[nn.Module]:
 
     What others read beside their own pass stays whole.
     """
-    read: set[nn.Module] = {m.source for m in net.modules() if isinstance(m, TiedLinear)}
+    tied = (m for m in net.modules() if isinstance(m, TiedLinear | Pursuit))
+    read: set[nn.Module] = {m.source for m in tied}
     read |= {m.layer for m in net.modules() if isinstance(m, Spectral)}
     found = dict.fromkeys(layer for network in net.networks() for layer in having_matrix(network))
     return [layer for layer in found if layer not in read]

@@ -38,8 +38,10 @@ class TopKAutoencoder(BaseAutoencoder):
         latent_dim: number of atoms; commonly more than the data have dimensions.
         selection: "topk" keeps the k largest units of each sample, "batch_topk" k a sample on
             average, "jumprelu" those above a learned threshold each, k on average, "gated" those
-            above 0, in amounts of their own.
-        k: active units a sample; None takes a sixteenth of latent_dim.
+            above 0, in amounts of their own; "matching_pursuit" has no W and takes k atoms one by
+            one: that with the largest inner product with what is left of x - b, in this amount.
+        k: active units a sample, or steps of the pursuit, which may take an atom again; None takes
+            a sixteenth of latent_dim.
         sparsity: weight of the price: of (L0 / k - 1)² for "jumprelu", with L0 the mean number of
             active units; for "gated" of sum(relu(W (x - b))) beside the squared error, to whose
             scale it is set, and beside the nll of these as a code. None takes 100 and 4.
@@ -59,6 +61,8 @@ class TopKAutoencoder(BaseAutoencoder):
         https://arxiv.org/abs/2404.16014
         Learning Multi-Level Features with Matryoshka Sparse Autoencoders (Bussmann et al., 2025),
         https://arxiv.org/abs/2503.17547
+        From Flat to Hierarchical: Extracting Sparse Representations with Matching Pursuit (Costa
+        et al., 2025), https://arxiv.org/abs/2506.03093
 
     >>> from narrows import TopKAutoencoder
     >>> from sklearn.datasets import load_iris
@@ -73,10 +77,13 @@ class TopKAutoencoder(BaseAutoencoder):
     latent_dim: Count = 128
     architecture: Literal["linear"] = "linear"
     weight_decay: NonNegative = 0.0
-    selection: Literal["topk", "batch_topk", "jumprelu", "gated"] = "topk"
+    selection: Literal["topk", "batch_topk", "jumprelu", "gated", "matching_pursuit"] = "topk"
     k: Annotated[Count | None, Unless("selection", "gated")] = None
     sparsity: Annotated[
-        NonNegative | None, Unless("selection", "topk"), Unless("selection", "batch_topk")
+        NonNegative | None,
+        Unless("selection", "topk"),
+        Unless("selection", "batch_topk"),
+        Unless("selection", "matching_pursuit"),
     ] = None
     prefixes: tuple[Count, ...] = ()
     revival: Annotated[NonNegative, Unless("selection", "gated")] = 1.0

@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from narrows.errors import ParameterError
 from narrows.parts.latents import Charges, Latent, latent, shares
+from narrows.parts.pursuit import Pursuit
 
 if TYPE_CHECKING:
     from narrows.net import Net, Step, Terms
@@ -21,6 +22,7 @@ __all__ = [
     "BatchTopK",
     "Gated",
     "JumpReLU",
+    "MatchingPursuit",
     "Sparse",
     "TopK",
     "dictionary",
@@ -74,6 +76,18 @@ class Sparse(Latent):
         """Return the mean number of active units, and the share of dead ones."""
         active = (self.mean(h) != 0).float().sum(1).mean()
         return {"l0": active, "dead": self.dead.float().mean()}
+
+    def encoder(self, net: "Net", atoms: "Atoms") -> nn.Module:
+        """Return a linear net's encoder, whose weights start at the transpose of new atoms.
+
+        These are scaled so that k atoms sum to about x: of the sixteenth that is nearest to it,
+        the mean squared cosine with x is about 4 / (size + 2).
+        """
+        (below,) = (layer for layer in net.encoder.modules() if isinstance(layer, nn.Linear))
+        with torch.no_grad():
+            below.weight.copy_(atoms.unit()[: below.in_features].t())
+            below.weight.div_(1 + 4 * (self.k - 1) / (below.in_features + 2))
+        return net.encoder
 
     def price(self, net: "Net", step: "Step", weight: float) -> "Terms":
         """Return what a dictionary pays for the choice of units; it costs nothing."""
@@ -231,11 +245,49 @@ class Gated(Sparse):
         return {"sparsity": weight * unit * step.charges["sparsity"], "gates": gates}
 
 
+class MatchingPursuit(Sparse):
+    """Amounts that an encoder took of k atoms, one after the other (Costa et al., 2025).
+
+    h holds these, and the inner products of all atoms with what they leave of x: the amounts that
+    dead atoms would have next.
+    """
+
+    def __init__(self, dim: int, k: int | None = None, dead_after: int = 5000) -> None:
+        super().__init__(dim, k, dead_after)
+        self.width = (2 * dim,)
+
+    def mean(self, h: Tensor) -> Tensor:
+        """Return the amounts that were taken."""
+        return h.chunk(2, 1)[0]
+
+    def revived(self, h: Tensor) -> Tensor:
+        """Return what dead units have in common with what is left, for 4k of them."""
+        return super().revived(h.chunk(2, 1)[1])
+
+    def encoder(self, net: "Net", atoms: "Atoms") -> nn.Module:
+        """Return a pursuit of the decoder's own atoms.
+
+        Raises:
+            ParameterError: what the atoms sum to is not the mean of x.
+        """
+        likelihood = net.likelihood
+        linear = likelihood.support == "real" and likelihood.output_activation == "linear"
+        if not linear or likelihood.channels > 1:
+            raise ParameterError(
+                "A matching pursuit needs atoms that sum to the mean of x: likelihood='gaussian' "
+                "or 'laplace', output_activation='linear', and a scale that is not predicted. Got "
+                f"{type(likelihood).__name__} of {likelihood.channels} values from the decoder, "
+                f"behind '{likelihood.output_activation}', instead."
+            )
+        return Pursuit(atoms, self.k)
+
+
 SELECTIONS: dict[str, type[Sparse]] = {
     "topk": TopK,
     "batch_topk": BatchTopK,
     "jumprelu": JumpReLU,
     "gated": Gated,
+    "matching_pursuit": MatchingPursuit,
 }
 """The sparse latents by the name of their rule."""
 
@@ -243,19 +295,18 @@ SELECTIONS: dict[str, type[Sparse]] = {
 class Atoms(nn.Linear):
     """A linear decoder whose columns, the atoms of a dictionary, have norm 1."""
 
+    def unit(self) -> Tensor:
+        """Return the atoms, ``(size, dim)``."""
+        return F.normalize(self.weight, dim=0)
+
     def forward(self, z: Tensor) -> Tensor:
         """Return the bias and the atoms in the amounts of z."""
-        return F.linear(z, F.normalize(self.weight, dim=0), self.bias)
+        return F.linear(z, self.unit(), self.bias)
 
 
 def unit_atoms(net: "Net") -> "tuple[nn.Module, Latent, nn.Module, Likelihood]":
-    """Return a linear net's parts with atoms, and encoder weights that start at their transpose.
-
-    These are scaled so that k atoms sum to about x: of the sixteenth that is nearest to it, the
-    mean squared cosine with x is about 4 / (size + 2).
-    """
+    """Return a linear net's parts with atoms, and the encoder that its sparse latent reads."""
     sparse = cast(Sparse, net.latent)
-    (below,) = (layer for layer in net.encoder.modules() if isinstance(layer, nn.Linear))
     ((name, above),) = (
         (name, layer)
         for name, layer in net.decoder.named_children()
@@ -265,10 +316,8 @@ def unit_atoms(net: "Net") -> "tuple[nn.Module, Latent, nn.Module, Likelihood]":
     with torch.no_grad():
         nn.init.normal_(atoms.weight, std=atoms.out_features**-0.5)
         nn.init.zeros_(atoms.bias)
-        below.weight.copy_(F.normalize(atoms.weight, dim=0)[: below.in_features].t())
-        below.weight.div_(1 + 4 * (sparse.k - 1) / (below.in_features + 2))
     setattr(net.decoder, name, atoms)
-    return net.parts
+    return sparse.encoder(net, atoms), sparse, net.decoder, net.likelihood
 
 
 def dictionary(
