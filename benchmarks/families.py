@@ -45,7 +45,7 @@ PICTURES = Path(__file__).parent / ".cache" / "families"
 OTHER = {"ComposedAutoencoder", "LinearAutoencoder", "UNetAutoencoder"}
 """Not families of codes: the grid of the parts, PCA's equal, and what passes by the code."""
 DISCRETE = {"BinaryAutoencoder", "CategoricalVAE", "FSQVAE", "HierarchicalVQVAE"}
-DISCRETE |= {"LFQVAE", "ResidualVQVAE", "SimVQ", "VQVAE"}
+DISCRETE |= {"HRQVAE", "LFQVAE", "ResidualVQVAE", "SimVQ", "VQVAE"}
 OWN: dict[str, dict[str, Any]] = {"TopKAutoencoder": {"latent_dim": 512}}
 """Fields without which a family would not be what it is."""
 

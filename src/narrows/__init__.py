@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from narrows.models import (
         DIPVAE,
         FSQVAE,
+        HRQVAE,
         IWAE,
         LFQVAE,
         VAE,
@@ -56,6 +57,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DIPVAE",
     "FSQVAE",
+    "HRQVAE",
     "IWAE",
     "LFQVAE",
     "MODELS",

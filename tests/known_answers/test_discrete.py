@@ -21,12 +21,13 @@ from narrows.parts.convolutions import conv, conv_grid
 from narrows.parts.lookup_free import LFQ, entropy
 from narrows.parts.networks import Sizes
 from narrows.parts.quantizers import FSQ, Codebook, Hierarchical, SimVQ, rotated, through
+from narrows.parts.refinement import Refinement
 
 DIGITS = load_digits().data[:200].astype(np.float32)
 IMAGES = np.rint(load_digits().images[:200] * (255 / 16)).astype(np.uint8)
 QUICK = {"epochs": 5, "hidden": (16,), "learning_rate": 0.01, "verbose": 0}
 ALL = ["VQVAE", "ResidualVQVAE", "HierarchicalVQVAE", "SimVQ", "FSQVAE", "LFQVAE"]
-ALL += ["CategoricalVAE", "BinaryAutoencoder"]
+ALL += ["CategoricalVAE", "BinaryAutoencoder", "HRQVAE"]
 
 
 @pytest.fixture(autouse=True)
@@ -403,6 +404,152 @@ def test_the_entropies_make_signs_sure_and_their_patterns_even():
         optimizer.step()
     assert -3 * log(2) <= loss < -0.95 * 3 * log(2)
     assert latent.pack(h).unique().tolist() == list(range(8))
+
+
+# -- hierarchical refinement ------------------------------------------------------------------
+
+
+def refinement(**options):
+    """Levels of vectors that are as long as what they shall explain, in double precision."""
+    options = {"codes": 5, "quantizers": 3, "depth_dropout": 0.0, "init_decay": 1.0} | options
+    latent, h = Refinement(2, 4, **options).double(), torch.randn(6, 2, 4, dtype=torch.float64)
+    latent.start(h)
+    return latent, h
+
+
+def test_without_noise_the_levels_quantise_as_residual_codebooks():
+    latent, h = refinement(temperature=1e-4, final_temperature=1e-4)
+    residual = Codebook(2, 4, codes=5, quantizers=3, update="gradient", restart=0.0).double()
+    residual.load_state_dict(latent.state_dict())
+    expected = residual(h)[0]
+    still = torch.zeros(1, 3, 4, 5, dtype=torch.float64)
+    for found in (latent.train()(h, still)[0], latent.eval()(h)[0], latent.mean(h)):
+        torch.testing.assert_close(found, expected)
+    assert torch.equal(latent.pack(h), residual.pack(h))
+    h.requires_grad_()
+    (grad,) = torch.autograd.grad(latent.train()(h, still)[0].sum(), h)
+    assert grad.abs().max() < 1e-6  # a choice that is sure has none
+
+
+def test_the_kl_of_each_level_is_that_of_its_distances():
+    latent, h = refinement()
+    rest, total = h.transpose(1, 2), 0.0
+    for level, table in enumerate(latent.tables):
+        q = torch.distributions.Categorical(logits=-torch.cdist(rest, table.weight).square())
+        p = torch.distributions.Categorical(logits=torch.zeros(6, 4, 5).double())
+        kl = torch.distributions.kl_divergence(q, p)
+        assert ((kl > 0) & (kl < log(5))).all()
+        total = total + kl.sum(1)
+        index = latent.pack(h).view(6, 3, 4)[:, level]
+        assert torch.equal(index, q.probs.argmax(-1))
+        rest = rest - table.weight[index]
+    torch.testing.assert_close(latent.eval()(h)[1]["kl"], total)
+
+
+def test_a_depth_leaves_the_first_levels_alone(monkeypatch):
+    latent, h = refinement()
+    noise = latent.noise(6).double()
+    whole, charges = latent.train()(h, noise)
+    parts = []
+    for level in range(3):
+        monkeypatch.setattr(
+            Refinement, "depth", lambda self, rest, n=level: rest.new_full((6,), n)
+        )
+        parts.append(latent(h, noise)[0])
+    levels = [b - a for a, b in zip(parts, [*parts[1:], whole], strict=True)]
+    assert not parts[0].any()
+    for e, table in zip(levels, latent.tables, strict=True):
+        assert torch.cdist(latent.rows(e), table.weight).amin(1).max() < 1e-12
+    mixed = torch.tensor([0, 1, 2, 3, 1, 2])
+    monkeypatch.setattr(Refinement, "depth", lambda self, rest: mixed)
+    z, paid = latent(h, noise)
+    for row, n in enumerate(mixed):
+        torch.testing.assert_close(z[row], sum((e[row] for e in levels[:n]), 0 * z[row]))
+    torch.testing.assert_close(paid, charges)
+
+
+def test_depths_have_their_probabilities():
+    latent = Refinement(2, 4, quantizers=4, depth_dropout=0.3)
+    depth, p = latent.depth(torch.empty(50_000, 1)), 0.3
+    shares = torch.stack([(depth == n).float().mean() for n in range(5)])
+    expected = torch.tensor([0, p, p * (1 - p), p * (1 - p) ** 2, (1 - p) ** 3])
+    torch.testing.assert_close(shares, expected, atol=0.01, rtol=0)
+    assert (latent.eval().depth(torch.empty(9, 1)) == 4).all()
+
+
+def test_draws_and_gradients_are_those_of_the_formula():
+    """The gradient is that of sum_d soft_d C_d + (hard_d - soft_d fixed) C_d, by differences."""
+    latent, h = refinement(temperature=2.0, final_temperature=0.5)
+    latent.train().progress.fill_(0.5)  # a temperature of 1
+    noise, weight = latent.noise(6).double(), torch.randn(6, 2, 4).double()
+    books = [table.weight for table in latent.tables]
+    fixed = []
+
+    def total(h, *books):
+        rest, z, kl = h.transpose(1, 2), 0.0, 0.0
+        for level, book in enumerate(books):
+            logits = -torch.cdist(rest, book).square()
+            soft = (logits + noise[:, level]).softmax(-1)
+            if len(fixed) == level:
+                hard = torch.nn.functional.one_hot((logits + noise[:, level]).argmax(-1), 5)
+                fixed.append((hard - soft).detach())
+            e = (soft + fixed[level]) @ book
+            z, rest, kl = z + e, rest - e, kl + (logits.log_softmax(-1).exp() * logits).sum()
+            kl = kl - logits.logsumexp(-1).sum() + 24 * log(5)
+        return (z.transpose(1, 2) * weight).sum() + kl
+
+    h.requires_grad_()
+    z, charges = latent(h, noise)
+    found = (z * weight).sum() + charges["kl"].sum()
+    torch.testing.assert_close(found, total(h, *books))
+    assert gradcheck(total, (h, *books))
+    grads = [
+        torch.autograd.grad(value, [h, *books], retain_graph=True)
+        for value in (found, total(h, *books))
+    ]
+    torch.testing.assert_close(*grads)
+    assert all(grad.any() for grad in grads[0])
+
+
+def test_levels_start_ever_smaller_and_pay_where_they_grow():
+    latent, h = refinement(init_decay=0.5)
+    lengths = [table.weight.norm(dim=1) for table in latent.tables]
+    size = h.square().sum(1).mean().sqrt()
+    for level, length in enumerate(lengths):
+        torch.testing.assert_close(length, (size * 0.5**level).expand(5))
+    assert latent.norm() == 0
+    with torch.no_grad():
+        latent.tables[1].weight.mul_(4)  # lengths 1, 2 and 1/4: 1.5 of the first is too little
+    torch.testing.assert_close(latent.norm(), torch.tensor((1.5 * 2 - 1) ** 2 / 2).double())
+    one, two, _ = (table.weight for table in latent.tables)
+    assert gradcheck(lambda *_: latent.norm(), (one, two))
+    assert Refinement(2, quantizers=1).norm() == 0
+
+
+def test_the_score_of_levels_is_the_elbo_over_all_paths():
+    model = narrows.HRQVAE(
+        codes=3, quantizers=2, tokens=1, latent_dim=2, score_draws=3000, **QUICK
+    )
+    model.fit(DIGITS)
+    net = model.net_.double()
+    x, *_ = model.modality_.encode(DIGITS)
+    batch = InMemory(x[:20].double()).take(torch.arange(20))
+    with torch.no_grad():
+        h = net.encode(batch)[0][..., 0]
+        first, second = (table.weight for table in net.latent.tables)
+        one = (-torch.cdist(h, first).square()).log_softmax(1)
+        rest = h[:, None] - first
+        two = (-torch.cdist(rest, second[None]).square()).log_softmax(2)
+        logq = (one[:, :, None] + two).flatten(1)  # of the nine paths, as every_code has them
+        torch.testing.assert_close(logq.exp().sum(1), torch.ones(20, dtype=torch.float64))
+        out = net.decoder(every_code(net.latent))
+        nll = torch.stack([net.likelihood.nll(out, one.expand_as(out)) for one in batch.x])
+        elbo = (logq.exp() * (-log(9) - nll - logq)).sum(1)
+        evidence = (-log(9) - nll).logsumexp(1)
+    net.float()
+    assert (logq.exp().amax(1) < 0.9).any()
+    np.testing.assert_allclose(model.score_samples(DIGITS[:20]), elbo, atol=1.0, rtol=0.01)
+    assert (elbo <= evidence + 1e-9).all()
 
 
 # -- every discrete code ----------------------------------------------------------------------

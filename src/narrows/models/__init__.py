@@ -6,6 +6,7 @@ from narrows.models.composed import ComposedAutoencoder
 from narrows.models.conditional import ConditionalVAE
 from narrows.models.discrete import (
     FSQVAE,
+    HRQVAE,
     LFQVAE,
     VQVAE,
     BinaryAutoencoder,
@@ -44,6 +45,7 @@ from narrows.models.variational import VAE
 __all__ = [
     "DIPVAE",
     "FSQVAE",
+    "HRQVAE",
     "IWAE",
     "LFQVAE",
     "VAE",

@@ -88,6 +88,11 @@ class Bits:
         return log(2.0) - self.entropy()
 
 
+def cooled(start: float, end: float, progress: Tensor) -> Tensor:
+    """Return a temperature that falls geometrically with the progress of training, 0-d."""
+    return start * (log(end / start) * progress).exp()
+
+
 def gumbel(empty: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Fill with draws from the standard Gumbel distribution."""
     return empty.exponential_(generator=generator).clamp_(min=1e-30).log_().neg_()
@@ -130,8 +135,7 @@ class Categorical(Latent):
         q = self.posterior(h)
         if self.training:
             noise = gumbel(torch.empty_like(h)) if noise is None else noise
-            fall = log(self.final_temperature / self.temperature)
-            heat = self.temperature * (fall * self.progress).exp()
+            heat = cooled(self.temperature, self.final_temperature, self.progress)
             return ((h + noise) / heat).softmax(-1), {"kl": q.kl().sum(1)}
         return q.mode if noise is None else q.rsample(noise), {"kl": q.kl().sum(1)}
 
