@@ -21,7 +21,7 @@ from narrows.models.graphs import (
     GraphAutoencoder,
     VariationalGraphAutoencoder,
 )
-from narrows.models.hamiltonian import HamiltonianVAE
+from narrows.models.hamiltonian import HamiltonianVAE, RiemannianVAE
 from narrows.models.hierarchical import HierarchicalVAE
 from narrows.models.hyperbolic import PoincareVAE
 from narrows.models.masked import MaskedAutoencoder
@@ -74,6 +74,7 @@ __all__ = [
     "RegularizedAutoencoder",
     "ResidualAutoencoder",
     "ResidualVQVAE",
+    "RiemannianVAE",
     "SemiSupervisedAdversarialAutoencoder",
     "SequenceAutoencoder",
     "SequenceVAE",

@@ -1,6 +1,7 @@
 """Hamiltonian dynamics of codes: leapfrog steps along an energy's slope, ever cooler."""
 
 from collections.abc import Callable
+from math import log, pi
 from typing import TypeVar
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from narrows.parts.latents import Gaussian
 from narrows.parts.slopes import sloped
 
-__all__ = ["Leapfrog", "Moving"]
+__all__ = ["Flat", "Leapfrog", "Moving"]
 
 Found = TypeVar("Found")
 SHARE = 0.1
@@ -27,7 +28,39 @@ class Moving(Gaussian):
 
     def noise(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Return n draws for code and momentum, ``(n, 2 * dim)``, on the CPU."""
-        return torch.randn(n, *self.width, generator=generator)
+        return torch.randn(n, 2 * self.code_shape[0], generator=generator)
+
+    def at(self, z: Tensor, h: Tensor | None = None) -> "Flat":
+        """Return codes as places that momenta move, in a space that may depend on h."""
+        del h
+        return Flat(z)
+
+
+class Flat:
+    """Codes in a space that is the same everywhere: momenta are N(0, I), and velocities too.
+
+    Args:
+        z: codes, ``(batch, dim)``.
+    """
+
+    def __init__(self, z: Tensor) -> None:
+        self.z = z
+
+    def momentum(self, gamma: Tensor) -> Tensor:
+        """Return the momenta here that draws of N(0, I) stand for."""
+        return gamma
+
+    def whitened(self, momentum: Tensor) -> Tensor:
+        """Return the draws of N(0, I) that stand for momenta."""
+        return momentum
+
+    def log_prob(self, momentum: Tensor) -> Tensor:
+        """Return the log-density of momenta here in nats, ``(batch,)``."""
+        return -0.5 * (momentum.square() + log(2 * pi)).sum(1)
+
+    def drift(self, momentum: Tensor, size: Tensor) -> tuple["Flat", Tensor]:
+        """Return where a step of each unit's size leads without a force, and the momentum there."""
+        return Flat(self.z + size * momentum), momentum
 
 
 class Leapfrog(nn.Module):
@@ -62,31 +95,30 @@ class Leapfrog(nn.Module):
         return [1 + share * self.heat.exp() for share in shares]
 
     def forward(
-        self, z: Tensor, momentum: Tensor, energy: Callable[[Tensor], tuple[Tensor, Found]]
-    ) -> tuple[Tensor, Tensor, Found]:
-        """Return code and momentum after the steps, and what the energy found there.
+        self, here: Flat, momentum: Tensor, energy: Callable[[Tensor], tuple[Tensor, Found]]
+    ) -> tuple[Flat, Tensor, Found]:
+        """Return place and momentum after the steps, and what the energy found there.
 
         Args:
-            z: codes, ``(batch, dim)``.
-            momentum: draws of N(0, I), ``(batch, dim)``.
+            here: where the codes are.
+            momentum: drawn there, ``(batch, dim)``.
             energy: from codes to the potential energy, ``(batch,)``, and anything else.
         """
         size = self.largest * (SWIFT * self.size).sigmoid()
         hot, *others = self.roots()
         momentum = hot * momentum
-        _, slope, found = sloped(energy, z)
+        _, slope, found = sloped(energy, here.z)
         for root in others:
-            momentum = momentum - kick(size, slope)
-            z = z + size * momentum
-            _, slope, found = sloped(energy, z)
-            momentum = root / hot * (momentum - kick(size, slope))
+            here, momentum = here.drift(momentum - kick(here, size, slope), size)
+            _, slope, found = sloped(energy, here.z)
+            momentum = root / hot * (momentum - kick(here, size, slope))
             hot = root
-        return z, momentum, found
+        return here, momentum, found
 
 
-def kick(size: Tensor, slope: Tensor) -> Tensor:
+def kick(here: Flat, size: Tensor, slope: Tensor) -> Tensor:
     """Return what half a step takes from the momentum, bounded lest steps diverge.
 
     It depends on z alone, so no volume changes where it is bounded either.
     """
-    return (0.5 * size * slope).clamp(-KICK, KICK)
+    return here.momentum(here.whitened(0.5 * size * slope).clamp(-KICK, KICK))
