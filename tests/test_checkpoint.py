@@ -98,6 +98,7 @@ def options_of(cls, variant):
         narrows.ContractiveAutoencoder,
         narrows.HamiltonianVAE,
         narrows.MaskedAutoencoder,
+        narrows.RiemannianVAE,
         narrows.SequenceAutoencoder,
         narrows.SequenceVAE,
         narrows.VampPriorVAE,

@@ -85,6 +85,7 @@ def assert_close(one, two):
         ("VAE", {"precision": "float16"}),
         ("VQVAE", {"codes": 8}),
         ("HamiltonianVAE", {"validation": 0.2}),
+        ("RiemannianVAE", {"validation": 0.2}),
         ("IWAE", {"partial": True, "repeats": 2, "gradient": "doubly_reparametrised"}),
         ("AdversarialAutoencoder", {}),
         ("AdversarialAutoencoder", {"accumulation": 2, "precision": "float16"}),

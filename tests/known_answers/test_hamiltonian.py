@@ -16,6 +16,7 @@ from narrows.parts.hamiltonian import SWIFT, Flat, Leapfrog
 
 D, DIM, SCALE = 6, 3, 0.7
 TABLE = replace(Table((D,)), center=(0.0,) * D, scale=(1.0,) * D)
+MODELS = [narrows.HamiltonianVAE, narrows.RiemannianVAE]
 STILL = torch.tensor(-torch.inf)
 
 
@@ -108,15 +109,15 @@ def test_steps_that_do_not_cool_keep_the_energy_to_second_order():
 # -- the bound, where log p(x) is known -------------------------------------------------------
 
 
-def linear(exact=False, **fields):
+def linear(exact=False, cls=narrows.HamiltonianVAE, **fields):
     """A linear model in double precision: its net, samples of it, and their log p(x).
 
     The decoder's columns are orthogonal, so that the true posterior is diagonal; the encoder is
-    that posterior, or one that is wrong in mean and variance.
+    that posterior, or one that is wrong in mean and variance. A metric is what it happens to be.
     """
     torch.manual_seed(0)
     fields = {"latent_dim": DIM, "architecture": "linear", "scale": SCALE} | fields
-    net = narrows.HamiltonianVAE(**fields).build(TABLE).double().train()
+    net = cls(**fields).build(TABLE).double().train()
     encoder, decoder = (part for part in net.modules() if isinstance(part, torch.nn.Linear))
     W = torch.linalg.qr(torch.randn(D, DIM, dtype=torch.float64))[0] * torch.tensor([0.5, 1, 2])
     b = torch.randn(D, dtype=torch.float64)
@@ -127,8 +128,8 @@ def linear(exact=False, **fields):
     with torch.no_grad():
         decoder.weight.copy_(W)
         decoder.bias.copy_(b)
-        encoder.weight.copy_(torch.cat([gain, torch.zeros(DIM, D)]))
-        encoder.bias.copy_(torch.cat([-gain @ b, 2 - (2 - logvar).expm1().log()]))
+        encoder.weight[: 2 * DIM].copy_(torch.cat([gain, torch.zeros(DIM, D)]))
+        encoder.bias[: 2 * DIM].copy_(torch.cat([-gain @ b, 2 - (2 - logvar).expm1().log()]))
     p = MultivariateNormal(b, W @ W.T + SCALE**2 * torch.eye(D, dtype=torch.float64))
     x = p.sample((8,))
     return net, Batch(x, x), p.log_prob(x)
@@ -141,10 +142,17 @@ def estimates(net, batch, draws):
     return -(step.nll + step.charges["kl"]).view(draws, -1)
 
 
-@pytest.mark.parametrize("count", [1, 4])
-def test_the_weight_of_a_draw_is_log_p_on_the_average(count):
+@pytest.mark.parametrize(
+    ("cls", "count", "fields"),
+    [
+        (narrows.HamiltonianVAE, 1, {}),
+        (narrows.HamiltonianVAE, 4, {}),
+        (narrows.RiemannianVAE, 3, {"centroids": 5}),
+    ],
+)
+def test_the_weight_of_a_draw_is_log_p_on_the_average(cls, count, fields):
     """E[p(x, z_K) N(rho_K) / q(z_0, rho_0)] = p(x): it takes every factor, tempering's too."""
-    net, batch, exact = linear(leapfrogs=count)
+    net, batch, exact = linear(cls=cls, leapfrogs=count, **fields)
     net.leapfrog = steps(count, size=0.2, root=1.2)
     with torch.no_grad():
         weights = (estimates(net, batch, 20_000) - exact).exp()
@@ -198,11 +206,12 @@ def test_learned_steps_bring_the_bound_nearer_to_log_p():
     assert gaps[-1][0] > 0.5
 
 
-def test_the_gradient_passes_through_the_slopes():
-    """By encoder, decoder, sizes and heat, against finite differences."""
+@pytest.mark.parametrize("cls", MODELS)
+def test_the_gradient_passes_through_the_slopes(cls):
+    """By encoder (and so metric), decoder, sizes and heat, against finite differences."""
     noise, x = torch.cat(list(phase(2)), 1), torch.linspace(-1, 1, 2 * D).double().view(2, D)
     fields = {"latent_dim": DIM, "architecture": "mlp", "hidden": (4,), "activation": "tanh"}
-    net = narrows.HamiltonianVAE(**fields, leapfrogs=2).build(TABLE).double().train()
+    net = cls(**fields, leapfrogs=2).build(TABLE).double().train()
     batch = Batch(x, x)
     names, values = zip(*net.named_parameters(), strict=True)
 
@@ -213,8 +222,9 @@ def test_the_gradient_passes_through_the_slopes():
     assert torch.autograd.gradcheck(loss, [value.detach().requires_grad_() for value in values])
 
 
-def test_the_score_is_the_bound_and_needs_no_gradients():
-    net, batch, exact = linear()
+@pytest.mark.parametrize("cls", MODELS)
+def test_the_score_is_the_bound_and_needs_no_gradients(cls):
+    net, batch, exact = linear(cls=cls)
     net.leapfrog = steps(3)
     noise = net.eval().latent.noise(50, torch.Generator().manual_seed(0)).double()
     assert noise.shape == (50, 2 * DIM)

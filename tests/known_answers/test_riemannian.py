@@ -1,4 +1,4 @@
-"""The metric against torch.linalg, its steps against their laws, draws by volume against a grid."""
+"""The metric against torch.linalg, its steps against their laws, draws against a grid."""
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ def test_the_metric_and_its_momenta():
     for i, at in enumerate(z):
         inverse = FLOOR * torch.eye(DIM).double()
         for c, L in zip(centroids, factors, strict=True):
-            inverse += L @ L.T * torch.exp(-(at - c).norm() ** 2 / T**2) / N
+            inverse += L @ L.T * torch.exp(-((at - c).norm() ** 2) / T**2) / N
         G = torch.linalg.inv(inverse)
         torch.testing.assert_close(here.inverse[i], inverse)
         torch.testing.assert_close(here.tensor[i], G)
@@ -130,7 +130,9 @@ def test_iterations_keep_them_the_better_the_more_there_are(count, left, monkeyp
     monkeypatch.setattr(riemannian, "ITERATIONS", count)
 
     def mapped(both):
-        there, moved = Curved(both[:DIM][None], metric()).drift(both[None, DIM:], torch.tensor(0.3))
+        there, moved = Curved(both[:DIM][None], metric()).drift(
+            both[None, DIM:], torch.tensor(0.3)
+        )
         return torch.cat([there.z, moved]).flatten()
 
     jacobian = torch.autograd.functional.jacobian(mapped, phase(1).flatten())

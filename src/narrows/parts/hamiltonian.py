@@ -59,7 +59,7 @@ class Flat:
         return -0.5 * (momentum.square() + log(2 * pi)).sum(1)
 
     def drift(self, momentum: Tensor, size: Tensor) -> tuple["Flat", Tensor]:
-        """Return where a step of each unit's size leads without a force, and the momentum there."""
+        """Return where a step of each unit's size leads without a force, and its momentum."""
         return Flat(self.z + size * momentum), momentum
 
 

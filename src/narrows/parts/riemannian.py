@@ -40,18 +40,20 @@ class Metric:
     def __init__(
         self, centroids: Tensor, factors: Tensor, temperature: float, floor: float
     ) -> None:
-        self.centroids, self.temperature, self.floor = centroids, temperature, floor
+        self.centroids, self.floor = centroids, floor
+        self.reach = temperature * temperature
         self.matrices = (factors @ factors.mT / len(factors)).flatten(1)
 
     def near(self, z: Tensor) -> Tensor:
         """Return exp(-|z - c|² / T²), ``(batch, n)``."""
         squares = z.square().sum(1, keepdim=True) + self.centroids.square().sum(1)
-        return ((2 * z @ self.centroids.T - squares) / self.temperature**2).exp()
+        near: Tensor = ((2 * z @ self.centroids.T - squares) / self.reach).exp()
+        return near
 
     def inverse(self, near: Tensor) -> Tensor:
         """Return G^-1(z) where the centroids are so near, ``(batch, dim, dim)``."""
         dim = self.centroids.shape[1]
-        learned = (near @ self.matrices).unflatten(1, (dim, dim))
+        learned: Tensor = (near @ self.matrices).unflatten(1, (dim, dim))
         return learned + near.new_full((len(near), dim), self.floor).diag_embed()
 
 
@@ -106,10 +108,11 @@ class Curved(Flat):
         seen = momentum[:, :, None] * momentum[:, None] - self.tensor
         pulls = self.near * (seen.flatten(1) @ self.metric.matrices.T)
         total = pulls.sum(1, keepdim=True)
-        return (pulls @ self.metric.centroids - total * self.z) / self.metric.temperature**2
+        slope: Tensor = (pulls @ self.metric.centroids - total * self.z) / self.metric.reach
+        return slope
 
     def drift(self, momentum: Tensor, size: Tensor) -> tuple["Curved", Tensor]:
-        """Return where a generalised leapfrog step leads without a force, and the momentum there.
+        """Return where a generalised leapfrog step leads without a force, and its momentum.
 
         rho_½ = rho - size/2 slope(z, rho_½), z' = z + size/2 (G^-1(z) + G^-1(z')) rho_½,
         rho' = rho_½ - size/2 slope(z', rho_½). The first two are solved by fixed-point iterations.
@@ -204,7 +207,7 @@ def by_volume(metric: Metric, n: int) -> Tensor:
 
 def _walk(metric: Metric, n: int) -> Tensor:
     count, dim = metric.centroids.shape
-    size = SIZE * metric.temperature * dim**-0.5
+    size = SIZE * (metric.reach / dim) ** 0.5
     here = Curved(metric.centroids[torch.randint(count, (n,)).to(metric.centroids.device)], metric)
     still = torch.zeros_like(here.z)
     for _ in range(MOVES):
