@@ -77,15 +77,18 @@ def test_the_slope_is_the_gradient_of_the_momentum_s_energy():
     assert torch.autograd.gradcheck(lambda z, rho: Curved(z, metric()).slope(rho), (z, rho))
 
 
-def test_the_factors_are_lower_triangles_that_start_at_one():
+def test_the_factors_are_lower_triangles_that_start_at_one_and_are_bounded():
     latent = Riemannian(DIM, 7, T, FLOOR)
-    h = torch.zeros(1, *latent.width)
-    torch.testing.assert_close(latent.metric(h).matrices.view(DIM, DIM), torch.eye(DIM))
-    h[:, 2 * DIM :] = torch.tensor([0.0, 3.0, 0.0, 6.0, 9.0, 0.0])  # by rows
-    L = torch.eye(DIM) + torch.tensor([[0, 0, 0], [3, 0, 0], [6, 9, 0]]) / DIM**0.5
-    torch.testing.assert_close(latent.metric(h).matrices.view(DIM, DIM), L @ L.T)
-    h[:, 2 * DIM] = -50  # the diagonal cannot be negative
-    assert latent.metric(h).matrices[0, 0] < 1e-9
+
+    def product(*raw):  # by rows
+        h = torch.cat([torch.zeros(2 * DIM), torch.tensor(raw)])[None]
+        return latent.metric(h).matrices.view(DIM, DIM)
+
+    torch.testing.assert_close(product(*[0.0] * 6), torch.eye(DIM))
+    L = torch.eye(DIM) + torch.tensor([[0, 0, 0], [3, 0, 0], [6, 9, 0]]) / DIM**0.5 / 1000
+    torch.testing.assert_close(product(0, 0.003, 0, 0.006, 0.009, 0), L @ L.T)
+    assert 0 < product(-1e9, 0, 0, 0, 0, 0)[0, 0] < 1e-3  # the diagonal cannot be negative
+    assert product(*[1e9] * 6).max() < 100
 
 
 # -- the steps --------------------------------------------------------------------------------

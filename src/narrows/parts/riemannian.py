@@ -19,6 +19,8 @@ ITERATIONS = 3
 """Of a fixed point, in each implicit equation of a step."""
 ONE = log(expm1(1))
 """softplus(ONE) = 1."""
+MOST = 5.0
+"""Of what a factor's entries are made of, lest an outlying x makes G^-1 ill-conditioned."""
 MOVES, STEPS, SIZE = 20, 5, 0.5
 """Hamiltonian moves to a draw by volume, steps of each, and their size in the metric's own."""
 FAR = exp(-4)
@@ -167,6 +169,7 @@ class Riemannian(Moving):
         """Return the metric whose centroids are samples."""
         dim = self.code_shape[0]
         raw = h[:, 2 * dim :].to(torch.promote_types(h.dtype, torch.float32))
+        raw = MOST * (raw / MOST).tanh()
         square = raw.new_zeros(len(h), dim * dim).index_copy(1, self.lower, raw)
         square = square.unflatten(1, (dim, dim))
         diagonal = softplus(square.diagonal(dim1=1, dim2=2) + ONE)
