@@ -176,7 +176,7 @@ def test_the_last_training_samples_are_kept_and_count_in_evaluation():
     latent.start(h[:3])
     assert latent.kept[:, 0].tolist() == [0, 1, 2, 0, 1]
     for rows, kept in ((h[3:5], [3, 4, 0, 1, 2]), (h[:7], [0, 1, 2, 3, 4])):
-        latent.follow(narrows.net.Step(None, rows, None, None, None, None, {}, None))
+        latent.update(rows, rows)
         assert latent.kept[:, 0].tolist() == kept
     z = torch.zeros(1, 2)
     means = latent.at(z).metric.centroids

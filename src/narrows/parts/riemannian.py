@@ -1,7 +1,6 @@
 """A learned Riemannian metric of codes, whose volume is large where codes of samples are."""
 
 from math import exp, expm1, log
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -9,9 +8,6 @@ from torch.nn.functional import softplus
 
 from narrows.parts.hamiltonian import Flat, Moving
 from narrows.parts.latents import DiagonalGaussian
-
-if TYPE_CHECKING:
-    from narrows.net import Step
 
 __all__ = ["Curved", "Metric", "Riemannian", "by_volume"]
 
@@ -181,10 +177,10 @@ class Riemannian(Moving):
         """Keep the first samples, over and over if they are few."""
         self.kept.copy_(h[torch.arange(len(self.kept), device=h.device) % len(h)])
 
-    def follow(self, step: "Step") -> None:
+    def update(self, h: Tensor, z: Tensor, weight: Tensor | None = None) -> None:
         """Keep the batch in the place of the samples that were kept longest."""
-        super().follow(step)
-        self.kept.copy_(torch.cat([step.h, self.kept])[: len(self.kept)])
+        super().update(h, z, weight)
+        self.kept.copy_(torch.cat([h, self.kept])[: len(self.kept)])
 
     def principal(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return those of a Gaussian, and a factor that is I."""
