@@ -226,3 +226,14 @@ def test_samples_are_decoded_draws_by_volume(wine):
     torch.manual_seed(7)
     codes = by_volume(latent.metric(latent.kept), 5)
     torch.testing.assert_close(model.sample(5, seed=7), model.inverse_transform(codes))
+
+
+@pytest.mark.parametrize("dim", [4, 8])
+def test_the_default_temperature_keeps_the_variance_of_normal_codes(dim):
+    """By 1/n sum_i exp(-|z - c_i|²/T²) ~ exp(-|z|²/(T² + 2)), to the power dim/2."""
+    latent = narrows.RiemannianVAE(latent_dim=dim).latent()
+    assert latent.temperature**2 == pytest.approx(dim - 2)
+    torch.manual_seed(0)
+    centroids = torch.randn(4000, dim)
+    curved = Metric(centroids, torch.eye(dim).expand(4000, dim, dim), latent.temperature, 1e-6)
+    assert by_volume(curved, 1000).var(0).mean() == pytest.approx(1, abs=0.06)

@@ -71,17 +71,17 @@ class RiemannianVAE(HamiltonianVAE):
 
     The metric is G^-1(z) = 1/n sum_i L_i L_i' exp(-|z - c_i|² / T²) + floor * I. Its centroids c_i
     are the posterior's means of the batch in training, and of the last training samples later on.
-    The encoder puts out each factor L_i beside the posterior; the mean over centroids, where the
-    papers have a sum and a network of its own, leaves their number out of L's scale. Generalised
-    leapfrog steps follow -log p(x, z) - log N(rho; 0, G(z)), with heat and bound as in
+    The encoder puts out each factor L_i beside the posterior, in bounds; the mean over centroids,
+    where the papers have a sum and a network of its own, leaves their number out of L's scale.
+    Generalised leapfrog steps follow -log p(x, z) - log N(rho; 0, G(z)), with heat and bound as in
     HamiltonianVAE. Their implicit equations are solved by three fixed-point iterations: volumes
     stay, and the bound is one, as far as those have settled.
 
     `sample` draws codes in proportion to sqrt(det G^-1(z)) instead of the prior, by Hamiltonian
-    Monte Carlo.
+    Monte Carlo, and none farther than 2 T from all centroids.
 
-    Use it for samples that stay near the data, of few samples above all; not for codes of more
-    than some tens of units, for the metric has the square of their number.
+    Use it for new samples that stay near the data; not for codes of more than some tens of units,
+    for the metric has the square of their number.
 
     Args:
         centroids: number of training samples that the metric is made of, n.

@@ -198,8 +198,8 @@ def by_volume(metric: Metric, n: int) -> Tensor:
     """Draw n codes in proportion to sqrt(det G^-1(z)), no farther from all centroids than 2 T.
 
     Data Augmentation in High Dimensional Low Sample Size Setting Using a Geometry-Based
-    Variational Autoencoder (Chadebec et al., 2022), https://arxiv.org/abs/2105.00026, section 4.2:
-    Hamiltonian Monte Carlo from random centroids. The noise is the same on any device.
+    Variational Autoencoder (Chadebec et al., 2022), https://arxiv.org/abs/2105.00026: Hamiltonian
+    Monte Carlo from random centroids. The noise is the same on any device.
     """
     return torch.cat([_walk(metric, min(SLICE, n - done)) for done in range(0, n, SLICE)])
 
