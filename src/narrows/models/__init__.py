@@ -6,7 +6,6 @@ from narrows.models.composed import ComposedAutoencoder
 from narrows.models.conditional import ConditionalVAE
 from narrows.models.discrete import (
     FSQVAE,
-    HRQVAE,
     LFQVAE,
     VQVAE,
     BinaryAutoencoder,
@@ -27,6 +26,7 @@ from narrows.models.hyperbolic import PoincareVAE
 from narrows.models.masked import MaskedAutoencoder
 from narrows.models.plain import Autoencoder, DenoisingAutoencoder, LinearAutoencoder
 from narrows.models.priors import FlowVAE, VampPriorVAE
+from narrows.models.refinement import HRQVAE
 from narrows.models.regularized import (
     ContractiveAutoencoder,
     RegularizedAutoencoder,
