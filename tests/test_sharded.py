@@ -47,6 +47,7 @@ OFTEN = [
     "RegularizedAutoencoder-spectral_norm",
     "SequenceAutoencoder-gru",
     "StackedAutoencoder-mlp",
+    "TopKAutoencoder-matching_pursuit",
     "VAE-mlp",
     "VAEGAN-conv",
     "VAEGAN-mlp",

@@ -789,6 +789,8 @@ def test_dead_codes_are_named():
         (narrows.LFQVAE(bits=17), "'bits' parameter of LFQVAE"),
         (narrows.ComposedAutoencoder(code="lfq", code_options={"bits": 17}), "bits of LFQ"),
         (narrows.VQVAE(codes=1), "'codes' parameter of VQVAE"),
+        (narrows.HRQVAE(quantizers=1, norm_weight=2.0), "no effect with quantizers=1"),
+        (narrows.HRQVAE(quantizers=1, depth_dropout=0.0), "no effect with quantizers=1"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(model, words):

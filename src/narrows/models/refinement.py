@@ -4,7 +4,7 @@ from typing import Annotated
 
 from annotated_types import Ge
 
-from narrows.fields import Count, Fraction, NonNegative, Positive
+from narrows.fields import Count, Fraction, NonNegative, Positive, Unless
 from narrows.models.discrete import _Discrete
 from narrows.net import Step, Terms
 from narrows.parts.refinement import Refinement
@@ -56,9 +56,9 @@ class HRQVAE(_Discrete):
     beta: NonNegative = 0.1
     temperature: Positive = 1.0
     final_temperature: Positive = 0.5
-    depth_dropout: Fraction = 0.1
-    init_decay: Positive = 0.5
-    norm_weight: NonNegative = 0.5
+    depth_dropout: Annotated[Fraction, Unless("quantizers", 1)] = 0.1
+    init_decay: Annotated[Positive, Unless("quantizers", 1)] = 0.5
+    norm_weight: Annotated[NonNegative, Unless("quantizers", 1)] = 0.5
 
     def latent(self) -> Refinement:
         """Return the levels."""
