@@ -228,6 +228,7 @@ def test_samples_are_decoded_draws_by_volume(wine):
     torch.testing.assert_close(model.sample(5, seed=7), model.inverse_transform(codes))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("dim", [4, 8])
 def test_the_default_temperature_keeps_the_variance_of_normal_codes(dim):
     """By 1/n sum_i exp(-|z - c_i|²/T²) ~ exp(-|z|²/(T² + 2)), to the power dim/2."""
