@@ -120,8 +120,9 @@ class Curved(Flat):
             rho = momentum
             for _ in range(ITERATIONS):
                 rho = momentum - half * self.slope(rho)
-            start = self.z + half * times(self.inverse, rho)
-            z = start + half * times(self.inverse, rho)
+            moved = half * times(self.inverse, rho)
+            start = self.z + moved
+            z = start + moved
             for _ in range(ITERATIONS):
                 z = start + half * times(self.metric.inverse(self.metric.near(z)), rho)
             there = Curved(z, self.metric)
@@ -214,8 +215,9 @@ def _walk(metric: Metric, n: int) -> Tensor:
         there, momentum = here, first - 0.5 * size * here.slope(still)
         for _ in range(STEPS):
             there = Curved(there.z + size * momentum, metric)
-            momentum = momentum - size * there.slope(still)
-        momentum = momentum + 0.5 * size * there.slope(still)
+            slope = there.slope(still)
+            momentum = momentum - size * slope
+        momentum = momentum + 0.5 * size * slope
         lost = 0.5 * (momentum.square() - first.square()).sum(1)
         gain = there.log_volume() - here.log_volume() - lost
         taken = (chance.log() < gain) & (there.near.amax(1) >= FAR)
