@@ -1,13 +1,16 @@
 """The training step as one compiled graph, for runs that repay its making."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
+
+if TYPE_CHECKING:
+    from torch._dynamo.types import GuardFilterEntry
 
 __all__ = ["Graph", "GraphError", "compiling", "repays", "unrolled"]
 
@@ -22,6 +25,19 @@ MAKING = 30.0
 """Seconds that making a graph takes."""
 
 
+SETTLED = frozenset(
+    {
+        "BUILTIN_MATCH",
+        "CLASS_MATCH",
+        "CLOSURE_MATCH",
+        "DICT_NOT_CONTAINS",
+        "DUPLICATE_INPUT",
+        "EMPTY_NN_MODULE_HOOKS_DICT",
+        "MODULE_MATCH",
+        "TYPE_MATCH",
+    }
+)
+"""What torch would look at before every call, but no run changes: code, types and hooks."""
 STEPS = 8
 """Steps that a graph makes at once, in a run that is long enough."""
 CALL = 1e-4
@@ -76,6 +92,8 @@ class GraphError(RuntimeError):
 class Graph(Generic[P, T]):
     """Training steps as one graph, for batches of one size; made at the first call.
 
+    Each call looks whether numbers, lengths and tensors that the steps reach are what they were.
+
     Args:
         steps: takes tensors, and returns tensors in lists and dicts.
         device: where they are. A GPU is told of the whole graph at once, not of each kernel.
@@ -93,12 +111,23 @@ class Graph(Generic[P, T]):
 
         # Graphs are kept, and counted, by code object: this one is of these steps alone.
         full.__code__ = full.__code__.replace()
+        kept = list(kept)
         self.replays = device.type == "cuda"
         for tensor in kept if self.replays else ():
             torch._dynamo.mark_static_address(tensor)  # else each replay would copy it
-        mode = "reduce-overhead" if self.replays else None
+        stays = {id(tensor) for tensor in kept}
+
+        def watched(guards: "Sequence[GuardFilterEntry]") -> list[bool]:
+            return [
+                guard.guard_type not in SETTLED
+                and not isinstance(guard.value, nn.Parameter)
+                and id(guard.value) not in stays
+                for guard in guards
+            ]
+
+        options = {"guard_filter_fn": watched, "triton.cudagraphs": self.replays}
         self.graph: Callable[P, T] = torch.compile(  # type: ignore[call-overload]
-            full, fullgraph=True, recompile_limit=1, mode=mode
+            full, fullgraph=True, recompile_limit=1, options=options
         )
 
     def __call__(self, *inputs: P.args, **named: P.kwargs) -> T:

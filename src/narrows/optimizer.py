@@ -91,7 +91,8 @@ class AdamW:
         in_a_graph = torch.compiler.is_compiling()
         norm = self.norm(gradients)
         sound = norm.lt(float("inf")).float()  # nan is not less either
-        divisor, failed = None, 1 - sound
+        unsound = failed = 1 - sound
+        divisor = None
         if self.scale is not None:
             divisor = self.scale.value.clone()
             norm = norm / divisor
@@ -106,7 +107,7 @@ class AdamW:
         self.count.add_(sound)
         self.skipped.add_(failed)
         move = self._move_in_a_graph if in_a_graph else self._move
-        move(gradients, sound, divisor)
+        move(gradients, unsound, divisor)
         if self.averages:
             self._average(sound)
 
@@ -117,7 +118,7 @@ class AdamW:
         norm: Tensor = vector_norm(torch.stack(list(each)))
         return norm
 
-    def _move(self, gradients: list[Tensor], sound: Tensor, divisor: Tensor | None) -> None:
+    def _move(self, gradients: list[Tensor], unsound: Tensor, divisor: Tensor | None) -> None:
         """Update moments and parameters in torch's fused kernel."""
         torch._fused_adamw_(
             self.parameters,
@@ -134,16 +135,16 @@ class AdamW:
             amsgrad=False,
             maximize=False,
             grad_scale=divisor,
-            found_inf=1 - sound,
+            found_inf=unsound,
         )
 
     def _move_in_a_graph(
-        self, gradients: list[Tensor], sound: Tensor, divisor: Tensor | None
+        self, gradients: list[Tensor], unsound: Tensor, divisor: Tensor | None
     ) -> None:
         """Do the same with tensor operations, which a compiler fuses with what is around them."""
         (beta1, beta2), count = self.betas, self.count.double()
         step, root = self.rate / (1 - beta1**count), (1 - beta2**count).sqrt()
-        moves = sound > 0
+        moves = unsound == 0
         groups = zip(self.parameters, gradients, self.first, self.second, strict=True)
         for p, g, first, second in groups:
             g = g if divisor is None else g / divisor

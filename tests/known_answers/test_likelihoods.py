@@ -148,6 +148,17 @@ def test_the_optimal_scale_has_a_floor():
     assert likelihood.nll(x, x).isfinite().all()
 
 
+@pytest.mark.parametrize("of", ["weight", "mask"])
+def test_a_batch_that_counts_for_nothing_does_not_move_the_optimal_scale(of):
+    likelihood, x = Gaussian(), torch.zeros(4, 2)
+    likelihood.log_scale.fill_(0.7)
+    nothing = {"weight": torch.zeros(4)} if of == "weight" else {"mask": torch.zeros(4, 2)}
+    for _ in range(5):
+        nll = likelihood.nll(x + 3, x, nothing.get("mask"))
+        likelihood.update(nll, x, **nothing)
+    assert float(likelihood.log_scale) == pytest.approx(0.7, abs=1e-6)
+
+
 @pytest.mark.parametrize(("scale", "fixed"), [(0.4, 0.4), ("learned", 1.0)])
 def test_other_scales_are_not_updated(scale, fixed):
     likelihood = Gaussian(scale=scale)

@@ -169,7 +169,6 @@ class _Spread(Likelihood):
     """
 
     log_scale: Tensor
-    deviation: Tensor
     updates: Tensor
     log_units: Tensor
     offset_at_one: Tensor
@@ -177,6 +176,8 @@ class _Spread(Likelihood):
     log_norm: ClassVar[float]
     floor = 1e-3
     rate = 0.1
+    faint = 1e-6
+    """What the scale so far counts for in a batch, in values: where nothing counts, it stays."""
     reach = log(20)
     """Largest |log| of a predicted scale over the data's: far smaller ones only overfit."""
 
@@ -195,7 +196,6 @@ class _Spread(Likelihood):
             self.log_scale = nn.Parameter(start)
         else:
             self.register_buffer("log_scale", start)
-        self.register_buffer("deviation", torch.tensor(1.0))
         self.register_buffer("updates", torch.tensor(0.0))
         units = torch.zeros(1) if log_units is None else log_units
         self.register_buffer("log_units", units)
@@ -231,8 +231,9 @@ class _Spread(Likelihood):
             each = distance * (-self.power * log_scale).exp() / self.power
             each = each + log_scale + (self.log_norm + self.log_units)
             return (each if mask is None else each * mask).flatten(1).sum(1)
-        total = distance if mask is None else distance * mask
-        return total.flatten(1).sum(1) * self.unit + self.offset(x, mask)
+        total = (distance if mask is None else distance * mask).flatten(1).sum(1)
+        precision = (-self.power * self.log_scale).exp()
+        return torch.addcmul(self.offset(x, mask), total, precision, value=1 / self.power)
 
     @property
     def unit(self) -> Tensor:
@@ -253,26 +254,25 @@ class _Spread(Likelihood):
     def update(
         self, nll: Tensor, x: Tensor, mask: Tensor | None = None, weight: Tensor | None = None
     ) -> None:
-        """Move the running optimum: r <- r + max(1/n, rate) (batch mean of |x - mean|^p - r).
+        """Move the running optimum s^p by max(1/n, rate) of the way to the batch's own.
 
-        The nll is affine in that mean, which is therefore had without another look at x.
+        The nll is affine in the mean of |x - mean|^p, which is therefore had, relative to s^p,
+        without another look at x.
         """
         if self.scale != "optimal":
             return
         size = x.shape[1:].numel()
         if mask is None and weight is None:
-            excess = nll.mean() / size - (self.log_scale + self.offset_at_one)
+            excess = nll.mean() / size - self.log_scale - self.offset_at_one
         else:
             count = torch.full_like(nll, size) if mask is None else mask.flatten(1).sum(1)
             weight = torch.ones_like(nll) if weight is None else weight
-            excess = ((nll - self.offset(x, mask)) * weight).sum()
-            excess = excess / (count * weight).sum().clamp(min=1e-6)
-        floor = self.floor**self.power
-        batch = excess * self.deviation.clamp(min=floor) * self.power
+            excess = ((nll - self.offset(x, mask)) * weight).sum() + self.faint / self.power
+            excess = excess / ((count * weight).sum() + self.faint)
         self.updates.add_(1)
         rate = self.updates.reciprocal().clamp(min=self.rate)
-        self.deviation.copy_(self.deviation.lerp(batch, rate))
-        self.log_scale.copy_(self.deviation.clamp(min=floor).log().div_(self.power))
+        growth = ((self.power * excess - 1) * rate).clamp(min=-1)
+        self.log_scale.add_(growth.log1p(), alpha=1 / self.power).clamp_(min=log(self.floor))
 
 
 @likelihood
