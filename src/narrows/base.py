@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Any, ClassVar, Self, Unpack
 
 import numpy as np
 import torch
@@ -83,6 +83,9 @@ class BaseAutoencoder(Fitted):
 
     # -- what a variant may override -----------------------------------------------------------
 
+    weighed: ClassVar[dict[str, str]] = {}
+    """By the name of what the latent charges: the field that weighs it."""
+
     @property
     def calculates(self) -> bool:
         """Whether the model calculates with the values of x, so that x cannot be symbols."""
@@ -101,7 +104,12 @@ class BaseAutoencoder(Fitted):
 
     def objective(self, step: Step) -> Terms:
         """Return the named terms of the loss, from one pass."""
-        return {"nll": step.nll, **step.charges}
+        weights = self.given(*self.weighed.values())
+        charges = {
+            name: weights[self.weighed[name]] * cost if name in self.weighed else cost
+            for name, cost in step.charges.items()
+        }
+        return {"nll": step.nll, **charges}
 
     def build(self, modality: Modality) -> Net:
         """Return a new net for data of this modality."""

@@ -176,6 +176,10 @@ class Parameters(BaseEstimator):  # type: ignore[misc]
         """Return the checked values of all fields as plain Python, without changing them."""
         return {name: self._checked(name) for name in type(self).annotations()}
 
+    def given(self, *names: str) -> dict[str, Any]:
+        """Return the values of some fields as they are, by name."""
+        return {name: getattr(self, name) for name in names}
+
     @classmethod
     def annotations(cls) -> dict[str, Any]:
         """Return the annotation of every field."""

@@ -12,28 +12,12 @@ import narrows
 from narrows.data.modalities import Table
 from narrows.data.sources import Batch
 from narrows.errors import ParameterError
-from narrows.parts.hamiltonian import SWIFT, Flat, Leapfrog
+from narrows.parts.hamiltonian import Flat, Leapfrog
 
 D, DIM, SCALE = 6, 3, 0.7
 TABLE = replace(Table((D,)), center=(0.0,) * D, scale=(1.0,) * D)
 MODELS = [narrows.HamiltonianVAE, narrows.RiemannianVAE]
 STILL = torch.tensor(-torch.inf)
-
-
-def steps(count, size=0.3, root=1.4):
-    """Leapfrog steps in double precision, each unit's size another one."""
-    leapfrog = Leapfrog(DIM, count, 1.0).double()
-    with torch.no_grad():
-        leapfrog.size.copy_(torch.tensor([0.8, 1.0, 1.2]).mul(size).logit() / SWIFT)
-        leapfrog.heat.fill_(root - 1).log_()
-    return leapfrog
-
-
-def energy(z):
-    """A potential that couples its units, and once more its value."""
-    mix = torch.tensor([[1.0, 0.5, -0.3], [0.0, 2.0, 0.7], [0.4, 0.0, 1.5]], dtype=z.dtype)
-    value = (z @ mix).cosh().log().sum(1)
-    return value, value
 
 
 def leap(leapfrog, z, rho, energy):
@@ -51,7 +35,7 @@ def phase(n):
 
 
 @pytest.mark.parametrize(("count", "stiffness"), [(1, 1), (4, 1), (4, 30), (4, 1e6)])
-def test_heating_and_steps_together_keep_volumes(count, stiffness):
+def test_heating_and_steps_together_keep_volumes(count, stiffness, energy, steps):
     """Also where slopes are so steep that what they do to the momentum is bounded."""
     leapfrog = steps(count)
 
@@ -84,7 +68,7 @@ def test_a_step_is_what_the_paper_writes():
     assert [value.item() for value in found] == pytest.approx([z, rho, z])
 
 
-def test_steps_that_do_not_cool_can_be_undone():
+def test_steps_that_do_not_cool_can_be_undone(energy, steps):
     leapfrog, (z, rho) = steps(5), phase(8)
     leapfrog.heat.data.copy_(STILL)
     there = leap(leapfrog, z, rho, energy)
@@ -94,7 +78,7 @@ def test_steps_that_do_not_cool_can_be_undone():
     torch.testing.assert_close(-back[1], rho)
 
 
-def test_steps_that_do_not_cool_keep_the_energy_to_second_order():
+def test_steps_that_do_not_cool_keep_the_energy_to_second_order(energy, steps):
     z, rho = phase(8)
     errors = []
     for count in (4, 8):
@@ -150,7 +134,7 @@ def estimates(net, batch, draws):
         (narrows.RiemannianVAE, 3, {"centroids": 5}),
     ],
 )
-def test_the_weight_of_a_draw_is_log_p_on_the_average(cls, count, fields):
+def test_the_weight_of_a_draw_is_log_p_on_the_average(cls, count, fields, steps):
     """E[p(x, z_K) N(rho_K) / q(z_0, rho_0)] = p(x): it takes every factor, tempering's too."""
     net, batch, exact = linear(cls=cls, leapfrogs=count, **fields)
     net.leapfrog = steps(count, size=0.2, root=1.2)
@@ -161,7 +145,7 @@ def test_the_weight_of_a_draw_is_log_p_on_the_average(cls, count, fields):
     assert ((weights.mean(0) - 1).abs() < 4.5 * error).all()
 
 
-def test_from_the_true_posterior_small_steps_give_log_p():
+def test_from_the_true_posterior_small_steps_give_log_p(steps):
     net, batch, exact = linear(exact=True)
     net.leapfrog = steps(3, size=1e-4)
     net.leapfrog.heat.data.copy_(STILL)
@@ -223,7 +207,7 @@ def test_the_gradient_passes_through_the_slopes(cls):
 
 
 @pytest.mark.parametrize("cls", MODELS)
-def test_the_score_is_the_bound_and_needs_no_gradients(cls):
+def test_the_score_is_the_bound_and_needs_no_gradients(cls, steps):
     net, batch, exact = linear(cls=cls)
     net.leapfrog = steps(3)
     noise = net.eval().latent.noise(50, torch.Generator().manual_seed(0)).double()

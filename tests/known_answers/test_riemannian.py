@@ -7,7 +7,7 @@ from torch.distributions import MultivariateNormal
 import narrows
 from narrows.data.sources import Batch
 from narrows.parts import riemannian
-from narrows.parts.hamiltonian import SWIFT, Flat, Leapfrog
+from narrows.parts.hamiltonian import Flat
 from narrows.parts.latents import Gaussian
 from narrows.parts.riemannian import Curved, Metric, Riemannian, by_volume
 
@@ -29,20 +29,6 @@ def metric(floor=FLOOR):
 def phase(n=4):
     torch.manual_seed(1)
     return torch.randn(2, n, DIM).double()
-
-
-def steps(count, size=0.3, root=1.4):
-    leapfrog = Leapfrog(DIM, count, 1.0).double()
-    with torch.no_grad():
-        leapfrog.size.copy_(torch.tensor([0.8, 1.0, 1.2]).mul(size).logit() / SWIFT)
-        leapfrog.heat.fill_(root - 1).log_()
-    return leapfrog
-
-
-def energy(z):
-    mix = torch.tensor([[1.0, 0.5, -0.3], [0.0, 2.0, 0.7], [0.4, 0.0, 1.5]], dtype=z.dtype)
-    value = (z @ mix).cosh().log().sum(1)
-    return value, value
 
 
 # -- the metric -------------------------------------------------------------------------------
@@ -95,7 +81,7 @@ def test_the_factors_are_lower_triangles_that_start_at_one_and_are_bounded():
 
 
 @pytest.mark.parametrize("floor", [1.0, 0.25])
-def test_without_centroids_steps_are_flat_ones_in_other_units(floor):
+def test_without_centroids_steps_are_flat_ones_in_other_units(floor, energy, steps):
     z, gamma = phase()
     still = Metric(torch.zeros(1, DIM).double(), torch.zeros(1, DIM, DIM).double(), T, floor)
     curved, flat = steps(3), steps(3, 0.3 * floor**0.5)
@@ -111,7 +97,7 @@ def test_without_centroids_steps_are_flat_ones_in_other_units(floor):
 
 @pytest.mark.usefixtures("settled")
 @pytest.mark.parametrize("stiffness", [1, 1e6])
-def test_heating_and_steps_together_keep_volumes(stiffness):
+def test_heating_and_steps_together_keep_volumes(stiffness, energy, steps):
     leapfrog, curved = steps(3), metric()
 
     def stiff(z):
@@ -143,7 +129,7 @@ def test_iterations_keep_them_the_better_the_more_there_are(count, left, monkeyp
 
 
 @pytest.mark.usefixtures("settled")
-def test_steps_that_do_not_cool_can_be_undone():
+def test_steps_that_do_not_cool_can_be_undone(energy, steps):
     leapfrog, (z, rho), curved = steps(4), phase(), metric()
     leapfrog.heat.data.fill_(-torch.inf)
     there, moved, _ = leapfrog(Curved(z, curved), rho, energy)
@@ -154,7 +140,7 @@ def test_steps_that_do_not_cool_can_be_undone():
 
 
 @pytest.mark.usefixtures("settled")
-def test_steps_that_do_not_cool_keep_the_energy_to_second_order():
+def test_steps_that_do_not_cool_keep_the_energy_to_second_order(energy, steps):
     z, rho = phase(8)
     errors = []
     for count in (4, 8):

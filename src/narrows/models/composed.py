@@ -76,12 +76,7 @@ class ComposedAutoencoder(BaseAutoencoder):
 
     def objective(self, step: Step) -> Terms:
         """Weigh the charges and add the penalties."""
-        for name in (weights := self.charges or {}):
-            if name not in step.charges:
-                raise ParameterError(
-                    f"The 'charges' parameter of ComposedAutoencoder names '{name}', which is not "
-                    f"one of {sorted(step.charges)}.{nearest(name, step.charges)}"
-                )
+        weights = known(self.charges or {}, step.charges)
         terms = {name: weights.get(name, 1.0) * cost for name, cost in step.charges.items()}
         for each, weight in self._penalties:
             terms[each.price.__name__] = weight * each.price(self.net_, step)
@@ -94,3 +89,14 @@ class ComposedAutoencoder(BaseAutoencoder):
     @property
     def _penalties(self) -> list[tuple[Penalty, float]]:
         return [(PENALTIES[name], weight) for name, weight in (self.penalties or {}).items()]
+
+
+def known(weights: dict[str, float], charges: Terms) -> dict[str, float]:
+    """Return the weights of charges, each of which the latent must know."""
+    for name in weights:
+        if name not in charges:
+            raise ParameterError(
+                f"The 'charges' parameter of ComposedAutoencoder names '{name}', which is not "
+                f"one of {sorted(charges)}.{nearest(name, charges)}"
+            )
+    return weights

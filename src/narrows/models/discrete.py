@@ -1,6 +1,6 @@
 """Discrete autoencoders: codes of a few integers, and a prior over them that is learned last."""
 
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -107,6 +107,8 @@ class VQVAE(_Discrete):
     ((150, 4), (150, 32))
     """
 
+    weighed: ClassVar = {"commitment": "commitment"}
+
     codes: Annotated[int, Ge(2)] = 512
     tokens: Count | None = None
     commitment: NonNegative = 0.25
@@ -124,18 +126,13 @@ class VQVAE(_Discrete):
     def table(self) -> dict[str, Any]:
         """Return what a codebook is told."""
         names = ("codes", "lookup", "gradient", "decay", "restart", "kmeans")
-        return {name: getattr(self, name) for name in names} | {"update": self.codebook}
+        return self.given(*names) | {"update": self.codebook}
 
     def build(self, modality: Modality) -> Net:
         """Refuse a decay of averages that nothing reads."""
         if self.codebook == "gradient" and not self.restart:
             self.refuse_set(["decay"], "has no effect with codebook='gradient' and restart=0")
         return super().build(modality)
-
-    def objective(self, step: Step) -> Terms:
-        """Weigh the commitment."""
-        terms = super().objective(step)
-        return terms | {"commitment": self.commitment * terms["commitment"]}
 
 
 class ResidualVQVAE(VQVAE):
@@ -224,6 +221,8 @@ class SimVQ(_Discrete):
     (150, 4)
     """
 
+    weighed: ClassVar = {"commitment": "commitment"}
+
     codes: Annotated[int, Ge(2)] = 512
     tokens: Count | None = None
     commitment: NonNegative = 0.25
@@ -232,11 +231,6 @@ class SimVQ(_Discrete):
     def latent(self) -> quantizers.SimVQ:
         """Return the mapped codebook."""
         return quantizers.SimVQ(self.latent_dim, self.tokens, self.codes, self.gradient)
-
-    def objective(self, step: Step) -> Terms:
-        """Weigh the commitment."""
-        terms = super().objective(step)
-        return terms | {"commitment": self.commitment * terms["commitment"]}
 
 
 class FSQVAE(_Discrete):
@@ -305,6 +299,8 @@ class LFQVAE(_Discrete):
     (150, 4)
     """
 
+    weighed: ClassVar = {"commitment": "commitment", "entropy": "entropy"}
+
     bits: Annotated[int, Ge(1), Le(16)] = 10
     tokens: Count | None = None
     commitment: NonNegative = 0.25
@@ -316,14 +312,10 @@ class LFQVAE(_Discrete):
         return LFQ(self.latent_dim, self.tokens, self.bits)
 
     def objective(self, step: Step) -> Terms:
-        """Weigh the commitment and the entropies."""
+        """Add what the patterns' even use saves."""
         terms, latent = super().objective(step), cast(LFQ, self.net_.latent)
         use = entropy(latent.use(step.h, step.batch.weight))
-        return terms | {
-            "commitment": self.commitment * terms["commitment"],
-            "entropy": self.entropy * terms["entropy"],
-            "use": -self.entropy * self.gamma * len(latent.books) * use,
-        }
+        return terms | {"use": -self.entropy * self.gamma * len(latent.books) * use}
 
 
 class CategoricalVAE(_Discrete):
@@ -355,6 +347,8 @@ class CategoricalVAE(_Discrete):
     (150, 3)
     """
 
+    weighed: ClassVar = {"kl": "beta"}
+
     categories: Annotated[int, Ge(2)] = 10
     beta: NonNegative = 1.0
     temperature: Positive = 1.0
@@ -365,10 +359,6 @@ class CategoricalVAE(_Discrete):
         return Categorical(
             self.latent_dim, self.categories, self.temperature, self.final_temperature
         )
-
-    def objective(self, step: Step) -> Terms:
-        """Weigh the KL divergence."""
-        return {"nll": step.nll, "kl": self.beta * step.charges["kl"]}
 
 
 class BinaryAutoencoder(_Discrete):
@@ -400,13 +390,11 @@ class BinaryAutoencoder(_Discrete):
     [0, 1]
     """
 
+    weighed: ClassVar = {"kl": "beta"}
+
     latent_dim: Count = 32
     beta: NonNegative = 0.3
 
     def latent(self) -> Binary:
         """Return the bits."""
         return Binary(self.latent_dim)
-
-    def objective(self, step: Step) -> Terms:
-        """Weigh the KL divergence."""
-        return {"nll": step.nll, "kl": self.beta * step.charges["kl"]}

@@ -1,12 +1,11 @@
 """Autoencoders whose discrete code is a path from the coarse to the fine."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
 from narrows.fields import Count, Fraction, NonNegative, Positive, Unless
 from narrows.models.discrete import _Discrete
-from narrows.net import Step, Terms
 from narrows.parts.refinement import Refinement
 
 __all__ = ["HRQVAE"]
@@ -50,6 +49,8 @@ class HRQVAE(_Discrete):
     (150, 12)
     """
 
+    weighed: ClassVar = {"kl": "beta", "norm": "norm_weight"}
+
     codes: Annotated[int, Ge(2)] = 64
     quantizers: Count = 4
     tokens: Count | None = None
@@ -62,18 +63,5 @@ class HRQVAE(_Discrete):
 
     def latent(self) -> Refinement:
         """Return the levels."""
-        return Refinement(
-            self.latent_dim,
-            self.tokens,
-            self.codes,
-            self.quantizers,
-            self.temperature,
-            self.final_temperature,
-            self.depth_dropout,
-            self.init_decay,
-        )
-
-    def objective(self, step: Step) -> Terms:
-        """Weigh the KL divergence and the norm."""
-        kl, norm = step.charges["kl"], step.charges["norm"]
-        return {"nll": step.nll, "kl": self.beta * kl, "norm": self.norm_weight * norm}
+        names = "tokens codes quantizers temperature final_temperature depth_dropout init_decay"
+        return Refinement(self.latent_dim, **self.given(*names.split()))
