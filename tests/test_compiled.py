@@ -162,6 +162,46 @@ def test_a_number_that_changes_ends_compilation(data, calls):
     assert_close(graph, fitted(_Counting, data))
 
 
+@pytest.mark.usefixtures("traced")
+def test_a_tensor_that_grows_ends_compilation(data, calls):
+    class _Growing(narrows.Autoencoder):
+        def build(self, modality):
+            self.past = torch.ones(1)
+            return super().build(modality)
+
+        def objective(self, step):
+            return {"nll": step.nll * self.past.sum()}
+
+        def after_epoch(self):
+            self.past = torch.ones(len(self.past) + 1)
+
+    with pytest.warns(UserWarning, match="_Growing goes on without compilation"):
+        graph = fitted(_Growing, data, compile=True)
+    assert len(calls) == 2
+    assert_close(graph, fitted(_Growing, data))
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_call_looks_only_at_what_a_run_can_change(data, monkeypatch):
+    kept, whole = [], torch.compile
+
+    def spying(steps, options, **rest):
+        def spy(guards):
+            keep = options["guard_filter_fn"](guards)
+            kept.extend(guard for guard, keeps in zip(guards, keep, strict=True) if keeps)
+            return keep
+
+        return whole(steps, options={"guard_filter_fn": spy}, **rest)
+
+    monkeypatch.setattr(torch, "compile", spying)
+    fitted(narrows.Autoencoder, data, compile=True)
+    kinds = {guard.guard_type for guard in kept}
+    assert {"CONSTANT_MATCH", "EQUALS_MATCH", "SEQUENCE_LENGTH", "TENSOR_MATCH"} <= kinds
+    assert not kinds & compiled.SETTLED
+    tensors = [guard.name for guard in kept if guard.guard_type == "TENSOR_MATCH"]
+    assert not any(name.endswith("weight") or "optimizers" in name for name in tensors)
+
+
 # -- where it cannot ---------------------------------------------------------------------------
 
 
