@@ -144,8 +144,7 @@ class InfoVAE(_Annealed):
         """Refuse a negative weight of the divergence."""
         if self.alpha + self.lam < 1:
             raise ParameterError(
-                f"lam must be at least 1 - alpha = {1 - self.alpha:g}, or the divergence would be "
-                f"maximised. Got lam={self.lam} instead."
+                f"lam must be at least 1 - alpha = {1 - self.alpha:g}. Got lam={self.lam} instead."
             )
         return super().build(modality)
 
