@@ -104,12 +104,9 @@ class BaseAutoencoder(Fitted):
 
     def objective(self, step: Step) -> Terms:
         """Return the named terms of the loss, from one pass."""
-        weights = self.given(*self.weighed.values())
-        charges = {
-            name: weights[self.weighed[name]] * cost if name in self.weighed else cost
-            for name, cost in step.charges.items()
-        }
-        return {"nll": step.nll, **charges}
+        weights = {name: getattr(self, field) for name, field in self.weighed.items()}
+        charges = step.charges.items()
+        return {"nll": step.nll} | {name: weights.get(name, 1.0) * cost for name, cost in charges}
 
     def build(self, modality: Modality) -> Net:
         """Return a new net for data of this modality."""
