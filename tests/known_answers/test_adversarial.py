@@ -534,9 +534,8 @@ def test_the_scale_of_the_features_is_their_running_optimum(digits):
     torch.manual_seed(3)
     training.step(batch)
     assert float(features.likelihood.updates) == 1
-    assert float(features.likelihood.deviation) == pytest.approx(
-        float(seen.square().mean()), rel=1e-4
-    )
+    found = features.likelihood.log_scale.exp().square()
+    assert float(found) == pytest.approx(float(seen.square().mean()), rel=1e-4)
 
 
 def test_a_critic_sees_nothing_where_nothing_was_observed(digits):

@@ -86,7 +86,7 @@ def test_all_of_a_layer_moves_while_nothing_else_does(options, digits, images):
         expected = {names[t.data_ptr()] for t in own}
         if epoch == 1:  # the lowest layer explains the data: the likelihood's state follows
             learned = options.get("scale") == "learned"
-            parts = ["log_scale"] if learned else ["log_scale", "deviation", "updates"]
+            parts = ["log_scale"] if learned else ["log_scale", "updates"]
             expected |= {f"likelihood.{part}" for part in parts}
         assert changed == expected
     assert all(p.requires_grad for p in model.net_.parameters())
