@@ -145,40 +145,35 @@ def test_schedules_never_need_another_graph(data, calls):
     assert_close(graph, fitted(narrows.VAE, data, **options))
 
 
+class _Counting(narrows.Autoencoder):
+    weight = 1.0
+
+    def objective(self, step):
+        return {"nll": self.weight * step.nll}
+
+    def after_epoch(self):
+        self.weight += 1.0
+
+
+class _Growing(narrows.Autoencoder):
+    def build(self, modality):
+        self.past = torch.ones(1)
+        return super().build(modality)
+
+    def objective(self, step):
+        return {"nll": step.nll * self.past.sum()}
+
+    def after_epoch(self):
+        self.past = torch.ones(len(self.past) + 1)
+
+
 @pytest.mark.usefixtures("traced")
-def test_a_number_that_changes_ends_compilation(data, calls):
-    class _Counting(narrows.Autoencoder):
-        weight = 1.0
-
-        def objective(self, step):
-            return {"nll": self.weight * step.nll}
-
-        def after_epoch(self):
-            self.weight += 1.0
-
-    with pytest.warns(UserWarning, match="_Counting goes on without .* a number that is no"):
-        graph = fitted(_Counting, data, compile=True)
+@pytest.mark.parametrize("cls", [_Counting, _Growing])
+def test_a_number_or_a_size_that_changes_ends_compilation(cls, data, calls):
+    with pytest.warns(UserWarning, match=f"{cls.__name__} goes on without .* a number that is no"):
+        graph = fitted(cls, data, compile=True)
     assert len(calls) == 2
-    assert_close(graph, fitted(_Counting, data))
-
-
-@pytest.mark.usefixtures("traced")
-def test_a_tensor_that_grows_ends_compilation(data, calls):
-    class _Growing(narrows.Autoencoder):
-        def build(self, modality):
-            self.past = torch.ones(1)
-            return super().build(modality)
-
-        def objective(self, step):
-            return {"nll": step.nll * self.past.sum()}
-
-        def after_epoch(self):
-            self.past = torch.ones(len(self.past) + 1)
-
-    with pytest.warns(UserWarning, match="_Growing goes on without compilation"):
-        graph = fitted(_Growing, data, compile=True)
-    assert len(calls) == 2
-    assert_close(graph, fitted(_Growing, data))
+    assert_close(graph, fitted(cls, data))
 
 
 @pytest.mark.usefixtures("traced")

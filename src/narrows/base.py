@@ -104,9 +104,13 @@ class BaseAutoencoder(Fitted):
 
     def objective(self, step: Step) -> Terms:
         """Return the named terms of the loss, from one pass."""
-        weights = {name: getattr(self, field) for name, field in self.weighed.items()}
-        charges = step.charges.items()
+        weights, charges = self.charge_weights, step.charges.items()
         return {"nll": step.nll} | {name: weights.get(name, 1.0) * cost for name, cost in charges}
+
+    @property
+    def charge_weights(self) -> dict[str, float]:
+        """By name, the weights of what the latent charges; 1 where there is none."""
+        return {name: getattr(self, field) for name, field in self.weighed.items()}
 
     def build(self, modality: Modality) -> Net:
         """Return a new net for data of this modality."""

@@ -62,6 +62,11 @@ class ComposedAutoencoder(BaseAutoencoder):
         """Whether x is corrupted, or a penalty calculates with it."""
         return self.corruption is not None or any(each.calculates for each, _ in self._penalties)
 
+    @property
+    def charge_weights(self) -> dict[str, float]:
+        """By name, the weights of what the latent charges; 1 where there is none."""
+        return self.charges or {}
+
     def build(self, modality: Modality) -> Net:
         """Return a net that has what the penalties need."""
         net = super().build(modality)
@@ -76,11 +81,11 @@ class ComposedAutoencoder(BaseAutoencoder):
 
     def objective(self, step: Step) -> Terms:
         """Weigh the charges and add the penalties."""
-        weights = known(self.charges or {}, step.charges)
-        terms = {name: weights.get(name, 1.0) * cost for name, cost in step.charges.items()}
+        refuse_unknown(self.charge_weights, step.charges)
+        terms = super().objective(step)
         for each, weight in self._penalties:
             terms[each.price.__name__] = weight * each.price(self.net_, step)
-        return {"nll": step.nll, **terms}
+        return terms
 
     def losses(self, batch: Batch) -> Iterator[Move]:
         """Corrupt the encoder's input where asked to."""
@@ -91,12 +96,11 @@ class ComposedAutoencoder(BaseAutoencoder):
         return [(PENALTIES[name], weight) for name, weight in (self.penalties or {}).items()]
 
 
-def known(weights: dict[str, float], charges: Terms) -> dict[str, float]:
-    """Return the weights of charges, each of which the latent must know."""
+def refuse_unknown(weights: dict[str, float], charges: Terms) -> None:
+    """Refuse weights of what the latent does not charge."""
     for name in weights:
         if name not in charges:
             raise ParameterError(
                 f"The 'charges' parameter of ComposedAutoencoder names '{name}', which is not "
                 f"one of {sorted(charges)}.{nearest(name, charges)}"
             )
-    return weights

@@ -231,9 +231,8 @@ class _Spread(Likelihood):
             each = distance * (-self.power * log_scale).exp() / self.power
             each = each + log_scale + (self.log_norm + self.log_units)
             return (each if mask is None else each * mask).flatten(1).sum(1)
-        total = (distance if mask is None else distance * mask).flatten(1).sum(1)
-        precision = (-self.power * self.log_scale).exp()
-        return torch.addcmul(self.offset(x, mask), total, precision, value=1 / self.power)
+        total = distance if mask is None else distance * mask
+        return total.flatten(1).sum(1) * self.unit + self.offset(x, mask)
 
     @property
     def unit(self) -> Tensor:
