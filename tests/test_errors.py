@@ -477,6 +477,11 @@ CONTRADICTIONS = [
         {"penalties": {"jacobian_exact": 1.0}, "batch_norm": True},
         "batch_norm",
     ),
+    (
+        narrows.ComposedAutoencoder,
+        {"penalties": {"decoder_weights": 1.0}, "hidden": (), "tied": True},
+        "none of its own. Set tied=False",
+    ),
     (narrows.VAE, {"likelihood": "bernoulli", "output_activation": "tanh"}, "output_activation"),
     (narrows.VAE, {"likelihood": "bernoulli", "output_activation": "linear"}, "output_activation"),
     (narrows.VAE, {"likelihood": "bernoulli", "scale": 1.0}, "'scale' parameter .* has no effect"),

@@ -25,6 +25,7 @@ from narrows.fitted import Codes, Fitted
 from narrows.fitting import FitOptions, check_continues, check_options, epochs, sources
 from narrows.net import Move, Net, Player, Stage, Step, Terms
 from narrows.parts.latents import Gaussian, Latent
+from narrows.parts.penalties import PENALTIES
 from narrows.parts.principal import start_path
 from narrows.persistence import restored, state_of
 from narrows.progress import displays
@@ -89,7 +90,7 @@ class BaseAutoencoder(Fitted):
     @property
     def calculates(self) -> bool:
         """Whether the model calculates with the values of x, so that x cannot be symbols."""
-        return False
+        return any(PENALTIES[name].calculates for name in self.penalty_weights())
 
     def describe(self, X: Any, y: Any) -> Modality:
         """Note the form of the data, and of y where the model reads it."""
@@ -104,17 +105,27 @@ class BaseAutoencoder(Fitted):
 
     def objective(self, step: Step) -> Terms:
         """Return the named terms of the loss, from one pass."""
-        weights, charges = self.charge_weights, step.charges.items()
-        return {"nll": step.nll} | {name: weights.get(name, 1.0) * cost for name, cost in charges}
+        weights, terms = self.charge_weights(), {"nll": step.nll}
+        for name, cost in step.charges.items():
+            terms[name] = weights.get(name, 1.0) * cost
+        for name, weight in self.penalty_weights().items():
+            terms[name] = weight * PENALTIES[name].price(self.net_, step)
+        return terms
 
-    @property
     def charge_weights(self) -> dict[str, float]:
-        """By name, the weights of what the latent charges; 1 where there is none."""
+        """Return the weights of what the latent charges by name; 1 where there is none."""
         return {name: getattr(self, field) for name, field in self.weighed.items()}
 
+    def penalty_weights(self) -> dict[str, float]:
+        """Return the weights of the penalties that the objective adds, by name."""
+        return {}
+
     def build(self, modality: Modality) -> Net:
-        """Return a new net for data of this modality."""
-        return assemble(self, modality)
+        """Return a new net for data of this modality, with what the penalties need."""
+        net = assemble(self, modality)
+        for name in self.penalty_weights():
+            PENALTIES[name].build(self, net, modality.shape)
+        return net
 
     def losses(self, batch: Batch) -> Iterator[Move]:
         """Yield the players' moves on a batch, in order; each is made before the next is asked."""
@@ -134,7 +145,9 @@ class BaseAutoencoder(Fitted):
         return [Stage(self.net_, self.players(), self.losses)]
 
     def prepare(self, source: InMemory) -> None:
-        """Look at the training samples before the first step; nothing by default."""
+        """Look at the training samples before the first step, as penalties may."""
+        for name in self.penalty_weights():
+            PENALTIES[name].prepare(self.net_, source)
 
     @property
     def incomparable(self) -> str:

@@ -58,6 +58,9 @@ class Move(NamedTuple):
 class Running(nn.Module):
     """A child of a net whose state follows training: a multiplier, a running statistic."""
 
+    incomparable = ""
+    """Why the losses of epochs do not compare with one another; "" where they do."""
+
     def follow(self, step: Step) -> None:
         """Change the state, once for each optimizer step; without gradients."""
         raise NotImplementedError

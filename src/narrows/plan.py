@@ -8,6 +8,7 @@ import torch
 from narrows.data.modalities import Graph
 from narrows.data.sources import InMemory
 from narrows.errors import ParameterError
+from narrows.net import Running
 from narrows.parts.networks import Chain
 from narrows.runtime import cuda_devices
 
@@ -27,8 +28,9 @@ def begin_plan(model: "BaseAutoencoder", source: InMemory) -> None:
     Raises:
         ParameterError: there are such fields.
     """
-    if model.incomparable:
-        compares = f"compares the losses of epochs, and {model.incomparable}"
+    running = [child for child in model.net_.children() if isinstance(child, Running)]
+    for reason in filter(None, [model.incomparable, *(each.incomparable for each in running)]):
+        compares = f"compares the losses of epochs, and {reason}"
         model.refuse_set(["patience"], compares)
         if model.schedule == "plateau":
             model.refuse_set(["schedule"], compares)

@@ -400,12 +400,12 @@ def test_the_critic_is_told_the_label_or_that_it_is_unknown(few_labels):
     condition, known = model.modality_.conditions(X[:40], few[:40])
     batch = Batch(x, x, condition=condition, known=known)
     z = model.net_.latent.mean(model.net_.eval().encode(batch)[0])
-    told = model._judged(z, batch)
+    told = model.net_.latent.judged(z, batch)
     torch.testing.assert_close(told[:, :2], z)
     for row, label in zip(told[:, 2:], few[:40], strict=True):
         assert row.tolist() == [float(i == (label if label >= 0 else 10)) for i in range(11)]
     torch.manual_seed(0)
-    draws = torch.stack([model._draw_for(batch) for _ in range(200)])
+    draws = torch.stack([model.net_.latent.drawn(batch) for _ in range(200)])
     centres = model.net_.latent.prior().components.mean
     nearest = torch.cdist(draws, centres).argmin(-1)
     held = torch.as_tensor(few[:40] >= 0)
@@ -472,7 +472,7 @@ def test_what_blurs_a_pass_of_a_vaegan_does_not_blur_what_is_paid(blur, digits):
     model = narrows.VAEGAN(**SMALL | {"hidden": (16,)}, gamma=0.3, direct=0.0, **blur).fit(digits)
     net, batch = model.net_.train(), batch_of(model, digits)
     torch.manual_seed(1)
-    loss = paid(model, batch)["unlikeness"].mean()
+    loss = paid(model, batch)["features"].mean()
     net.gear = 1.0
     torch.manual_seed(1)
     shown, wanted = net.likelihood.mean(net(batch).out), net.critic.features(batch.x).detach()

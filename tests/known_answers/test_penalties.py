@@ -29,6 +29,22 @@ def _seed():
     torch.manual_seed(0)
 
 
+def test_a_regularised_autoencoder_pays_for_its_code_and_its_decoders_matrices():
+    """Ghosh et al. (2020), eq. 5 with the weights of the decoder: RAE-L2."""
+    model = narrows.RegularizedAutoencoder(
+        latent_dim=3, hidden=(9,), code_penalty=0.7, decoder_penalty=0.2
+    )
+    modality = Table((7,), center=(0.0,) * 7, scale=(1.0,) * 7)
+    model.net_ = net = model.build(modality).double()
+    x = torch.randn(6, 7, dtype=torch.float64)
+    terms = model.objective(net(Batch(x, x)))
+    matrices = [m.weight for m in net.decoder.modules() if isinstance(m, torch.nn.Linear)]
+    held = 0.2 * 0.5 * sum((weight**2).sum() for weight in matrices)
+    torch.testing.assert_close(terms["decoder_weights"], held)
+    torch.testing.assert_close(terms["l2"], 0.7 * 0.5 * (net.encoder(Batch(x, x)) ** 2).sum(1))
+    assert set(terms) == {"nll", "l2", "decoder_weights"}
+
+
 # -- the encoder's Jacobian -------------------------------------------------------------------
 
 NETS = {

@@ -88,11 +88,6 @@ class _Adversarial(BaseAutoencoder):
         critic: Critic = self.net_.critic  # type: ignore[assignment]
         return critic
 
-    def _draw(self, n: int) -> Tensor:
-        """Draw n codes from the prior."""
-        prior: Distribution = self.net_.latent.prior()  # type: ignore[assignment]
-        return prior.sample(n)
-
     def _detect(self, true: Tensor, *false: Tensor) -> Move:
         """Return the critic's move: tell true samples from false ones, which it cannot change."""
         critic, true = self._critic, true.detach()
@@ -157,24 +152,20 @@ class _Matching(_Adversarial):
 
     def objective(self, step: Step) -> Terms:
         """Add the price of codes that the critic detects."""
-        price = self.adversarial * deception(self._critic(self._judged(step.z, step.batch)))
+        judged = self._matched.judged(step.z, step.batch)
+        price = self.adversarial * deception(self._critic(judged))
         return super().objective(step) | {"adversarial": price}
 
     def losses(self, batch: Batch) -> Iterator[Move]:
         """Let the autoencoder move, then the critic on the same codes and draws of the prior."""
         step = self.net_(batch)
         yield Move("autoencoder", self.objective(step), step)
-        drawn = self._judged(self._draw_for(batch), batch)
-        yield self._detect(drawn, self._judged(step.z, batch))
+        pair = (self._matched.drawn(batch), step.z)
+        yield self._detect(*(self._matched.judged(z, batch) for z in pair))
 
-    def _judged(self, z: Tensor, batch: Batch) -> Tensor:
-        """Return what the critic sees of codes."""
-        del batch
-        return z
-
-    def _draw_for(self, batch: Batch) -> Tensor:
-        """Draw a code of the prior for each sample."""
-        return self._draw(len(batch))
+    @property
+    def _matched(self) -> Matched:
+        return cast(Matched, self.net_.latent)
 
 
 class AdversarialAutoencoder(_Matching):
@@ -234,8 +225,8 @@ class Features(Running):
 
     def follow(self, step: Step) -> None:
         """Move the running scale."""
-        form = step.h.new_empty(1, self.size)
-        self.likelihood.update(step.charges["feature"], form, weight=step.batch.weight)
+        form, nll = step.h.new_empty(1, self.size), self.size * step.charges["features"]
+        self.likelihood.update(nll, form, weight=step.batch.weight)
 
 
 class Judged(Net):
@@ -274,20 +265,26 @@ class Judged(Net):
         still = z.detach()
         return super().decoded(still + self.gear * (z - still), batch, *context)
 
-    def unlikeness(self, step: Step, direct: float) -> Step:
-        """Return the step with the mean nats of a value, of the critic's features and of the data.
+    def compared(self, batch: Batch) -> tuple[Step, list[Tensor]]:
+        """Return a pass that charges what the critic tells of it, and what else it has to judge.
 
-        Args:
-            step: a pass.
-            direct: weight of the data's own nll beside that of the features.
+        The charges are the mean nats of a feature and of a value of x, and the price of fakes that
+        the critic detects: the batch's codes, and as many of the prior, decoded. They are cut off
+        from the encoder, so that the decoder pays alone. The nll trains nothing but its own scale.
         """
-        wanted = self.critic.features(shown(step.batch.target, step.batch)).detach()
-        found = self.critic.features(shown(self.likelihood.mean(step.out), step.batch))
-        feature = self.features(found, wanted)
-        own = step.nll / prod(step.batch.target.shape[1:])
-        both = (feature / self.features.size + direct * own) / (1 + direct)
-        charges = {"feature": feature.detach(), "unlikeness": both}
-        return replace(step, charges=step.charges | charges)
+        step: Step = self(batch)
+        wanted = self.critic.features(shown(batch.target, batch)).detach()
+        found = self.critic.features(shown(self.likelihood.mean(step.out), batch))
+        drawn = cast(Distribution, self.latent.prior()).sample(len(batch))
+        out = self.decoded(torch.cat([step.z.detach(), drawn]))
+        fakes = [shown(x, batch) for x in self.likelihood.mean(out).chunk(2)]
+        charges = {
+            "features": self.features(found, wanted) / self.features.size,
+            "values": step.nll / prod(batch.target.shape[1:]),
+            "adversarial": deception(self.critic(fakes[0])) + deception(self.critic(fakes[1])),
+        }
+        nll = self.likelihood.nll(step.out.detach(), batch.target, batch.mask)
+        return replace(step, nll=nll, charges=step.charges | charges), fakes
 
 
 class VAEGAN(_Adversarial):
@@ -339,26 +336,16 @@ class VAEGAN(_Adversarial):
         shape = self._judged_shape(modality)
         return Judged(super().build(modality), shape, prod(shape) / self.gamma, self.scale)
 
-    def objective(self, step: Step) -> Terms:
-        """Weigh what both pay, and show the nll: as a term, it trains only its own scale."""
-        batch = step.batch
-        nll = self.net_.likelihood.nll(step.out.detach(), batch.target, batch.mask)
-        unlikeness = self.gamma * step.charges["unlikeness"]
-        return {"nll": nll, "kl": self.beta * step.charges["kl"], "unlikeness": unlikeness}
+    def charge_weights(self) -> dict[str, float]:
+        """Weigh the two sides of the unlikeness."""
+        share = self.gamma / (1 + self.direct)
+        return {"kl": self.beta, "features": share, "values": share * self.direct}
 
     def losses(self, batch: Batch) -> Iterator[Move]:
-        """Let the autoencoder move, then the critic.
-
-        Codes are decoded twice: once for what both pay, by different weights, and once cut off
-        from the encoder, so that the decoder pays alone for what the critic detects.
-        """
-        net = cast(Judged, self.net_)
-        step = net.unlikeness(net(batch), self.direct)
-        out = net.decoded(torch.cat([step.z.detach(), self._draw(len(batch))]))
-        decoded, generated = (shown(x, batch) for x in net.likelihood.mean(out).chunk(2))
-        price = deception(self._critic(decoded)) + deception(self._critic(generated))
-        yield Move("autoencoder", self.objective(step) | {"adversarial": price}, step)
-        yield self._detect(shown(batch.target, batch), decoded, generated)
+        """Let the autoencoder move, then the critic."""
+        step, fakes = cast(Judged, self.net_).compared(batch)
+        yield Move("autoencoder", self.objective(step), step)
+        yield self._detect(shown(batch.target, batch), *fakes)
 
     def _judged_shape(self, modality: Modality) -> tuple[int, ...]:
         """Return the shape of a sample: flat for dense nets, whose critic is dense too."""

@@ -5,13 +5,12 @@ from typing import Annotated, Any
 
 from narrows.base import BaseAutoencoder
 from narrows.data.corruption import CORRUPTIONS, corrupted
-from narrows.data.modalities import Modality
-from narrows.data.sources import Batch, InMemory
+from narrows.data.sources import Batch
 from narrows.errors import ParameterError, nearest
 from narrows.fields import NonNegative, OneOf, Unless
-from narrows.net import Move, Net, Step, Terms
+from narrows.net import Move, Step, Terms
 from narrows.parts.latents import LATENTS, Latent, new_latent
-from narrows.parts.penalties import PENALTIES, Penalty
+from narrows.parts.penalties import PENALTIES
 
 __all__ = ["ComposedAutoencoder"]
 
@@ -60,40 +59,24 @@ class ComposedAutoencoder(BaseAutoencoder):
     @property
     def calculates(self) -> bool:
         """Whether x is corrupted, or a penalty calculates with it."""
-        return self.corruption is not None or any(each.calculates for each, _ in self._penalties)
+        return self.corruption is not None or super().calculates
 
-    @property
     def charge_weights(self) -> dict[str, float]:
-        """By name, the weights of what the latent charges; 1 where there is none."""
+        """Return the weights of what the latent charges by name; 1 where there is none."""
         return self.charges or {}
 
-    def build(self, modality: Modality) -> Net:
-        """Return a net that has what the penalties need."""
-        net = super().build(modality)
-        for each, _ in self._penalties:
-            each.build(self, net, modality.shape)
-        return net
-
-    def prepare(self, source: InMemory) -> None:
-        """Let the penalties look at the training samples."""
-        for each, _ in self._penalties:
-            each.prepare(self.net_, source)
+    def penalty_weights(self) -> dict[str, float]:
+        """Return the weights of the penalties, by name."""
+        return self.penalties or {}
 
     def objective(self, step: Step) -> Terms:
-        """Weigh the charges and add the penalties."""
-        refuse_unknown(self.charge_weights, step.charges)
-        terms = super().objective(step)
-        for each, weight in self._penalties:
-            terms[each.price.__name__] = weight * each.price(self.net_, step)
-        return terms
+        """Weigh the charges, each of which must be one of the latent's, and the penalties."""
+        refuse_unknown(self.charge_weights(), step.charges)
+        return super().objective(step)
 
     def losses(self, batch: Batch) -> Iterator[Move]:
         """Corrupt the encoder's input where asked to."""
         return super().losses(corrupted(batch, self.corruption, self.noise))
-
-    @property
-    def _penalties(self) -> list[tuple[Penalty, float]]:
-        return [(PENALTIES[name], weight) for name, weight in (self.penalties or {}).items()]
 
 
 def refuse_unknown(weights: dict[str, float], charges: Terms) -> None:

@@ -1,7 +1,7 @@
 """Conditional variational autoencoders: what is known of a sample need not be in its code."""
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from narrows.data.sources import Batch, InMemory
 from narrows.errors import DataError, ParameterError
 from narrows.fields import Positive
 from narrows.models.variational import VAE
-from narrows.net import Net, Step, Terms
+from narrows.net import Net, Step
 from narrows.parts.generation import Plan
 from narrows.parts.networks import Sizes
 
@@ -52,7 +52,8 @@ class _Conditioned(BaseAutoencoder):
     def predict_proba(self, X: Any) -> NDArray[np.float32]:
         """Return q(y | x) ``(n, labels)``, in the order of `classes_`."""
         self._labels()
-        return self._map(X, lambda batch: self._logits(batch).softmax(1)).numpy()
+        net = cast(Telling, self.net_)
+        return self._map(X, lambda batch: net.logits(batch).softmax(1)).numpy()
 
     def describe(self, X: Any, y: Any) -> Modality:
         """Note what is known of the samples."""
@@ -81,10 +82,6 @@ class _Conditioned(BaseAutoencoder):
                 "ConditionalVAE takes those."
             )
         return condition
-
-    def _logits(self, batch: Batch) -> Tensor:
-        """Return the logits of q(y | x)."""
-        raise NotImplementedError
 
     def _labels(self) -> Labels:
         check_is_fitted(self)
@@ -168,23 +165,22 @@ class ConditionalVAE(_Conditioned, VAE):
         net.register_buffer("examples", torch.zeros(EXAMPLES, 1 if given is None else given.width))
         return net
 
-    def objective(self, step: Step) -> Terms:
-        """Add what unknown labels cost, and what the classifier misses of the known ones."""
-        terms = super().objective(step)
-        return terms | {name: cost for name, cost in step.charges.items() if name not in terms}
-
     def _condition(self, modality: Modality, y: Any) -> Condition:
         if self.condition is None:
             return super()._condition(modality, y)
         columns = modality.columns if isinstance(modality, Table) else ()
         return Numbers.among(columns, self.condition)
 
-    def _logits(self, batch: Batch) -> Tensor:
-        logits: Tensor = self.net_.get_submodule("classifier")(batch)
-        return logits
+
+class Telling(Net):
+    """A net that can tell the labels of samples."""
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Return the logits of q(y | x), ``(batch, labels)``."""
+        raise NotImplementedError
 
 
-class LabelNet(Net):
+class LabelNet(Telling):
     """A conditioned net with a classifier q(y | x), which averages over unknown labels.
 
     Args:
@@ -202,6 +198,10 @@ class LabelNet(Net):
         self.classifier, self.alpha, self.labelled = classifier, alpha, labels.labelled
         shares = torch.tensor(labels.shares)
         self.register_buffer("log_shares", shares.log(), persistent=False)
+
+    def logits(self, batch: Batch) -> Tensor:
+        logits: Tensor = self.classifier(batch)
+        return logits
 
     def networks(self) -> list[nn.Module]:
         return [*super().networks(), self.classifier]

@@ -362,11 +362,6 @@ class VariationalGraphAutoencoder(_GraphModel, VAE):
         "distortion": "bounds the error of samples, and links have none"
     }
 
-    def objective(self, step: Step) -> Terms:
-        """Add what the features cost."""
-        told = {name: cost for name, cost in step.charges.items() if name == "features"}
-        return super().objective(step) | told
-
 
 class AdversarialGraphAutoencoder(_GraphModel, _Matching):
     """A graph autoencoder with a critic that holds the distribution of codes to N(0, I).

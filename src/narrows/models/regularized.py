@@ -13,16 +13,7 @@ from narrows.net import Net, Running, Step, Terms
 from narrows.parts.divergences import KERNELS, mmd, sliced
 from narrows.parts.matched import Matched
 from narrows.parts.networks import ACTIVATIONS
-from narrows.parts.penalties import (
-    decoder_jacobian,
-    jacobian,
-    jacobian_exact,
-    kl_sparsity,
-    l1,
-    l2,
-    refuse_mixing,
-    weights,
-)
+from narrows.parts.penalties import kl_sparsity
 from narrows.parts.spectral import Spectral, bound_layers
 
 __all__ = [
@@ -37,6 +28,8 @@ Share = Annotated[float, Gt(0), Lt(1)]
 MEANS = "compares mean activations in (0, 1) and needs code_activation='sigmoid'"
 BARE = "leaves no weight to the decoder that could be held"
 FIXED = "adds fixed weights, which cannot be held"
+PRICES = {"l2": "decoder_weights", "gradient_penalty": "decoder_jacobian"}
+"""What a decoder pays by the regulariser's name."""
 
 
 class SparseAutoencoder(Autoencoder):
@@ -72,12 +65,17 @@ class SparseAutoencoder(Autoencoder):
     sparsity: NonNegative = 0.1
     rho: Annotated[Share | None, When("code_activation", "sigmoid", MEANS)] = None
 
+    def penalty_weights(self) -> dict[str, float]:
+        """Charge absolute values, unless a mean activation is aimed at."""
+        return {"l1": self.sparsity} if self.rho is None else {}
+
     def objective(self, step: Step) -> Terms:
-        """Add the price of activity."""
-        if self.rho is None:
-            return super().objective(step) | {"l1": self.sparsity * l1(self.net_, step)}
-        price = self.sparsity * kl_sparsity(step.z, self.rho, step.batch.weight)
-        return super().objective(step) | {"kl_sparsity": price}
+        """Charge the mean activation's distance from its aim, where there is one."""
+        terms = super().objective(step)
+        if self.rho is not None:
+            price = kl_sparsity(step.z, self.rho, step.batch.weight)
+            terms["kl_sparsity"] = self.sparsity * price
+        return terms
 
 
 class ContractiveAutoencoder(Autoencoder):
@@ -104,21 +102,12 @@ class ContractiveAutoencoder(Autoencoder):
     (150, 8)
     """
 
-    calculates = True
-
     contraction: NonNegative = 0.1
     jacobian: Literal["hutchinson", "exact"] = "hutchinson"
 
-    def build(self, modality: Modality) -> Net:
-        """Refuse an encoder that mixes the samples whose Jacobians are asked for."""
-        net = super().build(modality)
-        refuse_mixing(self, net)
-        return net
-
-    def objective(self, step: Step) -> Terms:
-        """Add the norm of the Jacobian."""
-        norm = (jacobian_exact if self.jacobian == "exact" else jacobian)(self.net_, step)
-        return super().objective(step) | {"jacobian": self.contraction * norm}
+    def penalty_weights(self) -> dict[str, float]:
+        """Charge the norm of the Jacobian."""
+        return {"jacobian_exact" if self.jacobian == "exact" else "jacobian": self.contraction}
 
 
 class RegularizedAutoencoder(Autoencoder):
@@ -158,22 +147,18 @@ class RegularizedAutoencoder(Autoencoder):
     linear_path: Annotated[bool, When("regularizer", "gradient_penalty", FIXED)] = False
 
     def build(self, modality: Modality) -> Net:
-        """Return a net whose decoder can be held smooth in the way asked for."""
+        """Divide the decoder's layers by their singular values, where that holds it smooth."""
         net = super().build(modality)
-        if self.regularizer == "gradient_penalty":
-            refuse_mixing(self, net)
         if self.regularizer == "spectral_norm":
             net.spectral = _SpectralNorms(bound_layers(net.decoder))
         return net
 
-    def objective(self, step: Step) -> Terms:
-        """Add the prices of the code and of the decoder."""
-        terms = super().objective(step) | {"code": self.code_penalty * l2(self.net_, step)}
-        if self.regularizer == "spectral_norm":
-            return terms
-        gradient = self.regularizer == "gradient_penalty"
-        price = decoder_jacobian(self.net_, step) if gradient else weights(self.net_.decoder)
-        return terms | {"decoder": self.decoder_penalty * 0.5 * price}
+    def penalty_weights(self) -> dict[str, float]:
+        """Charge the code and the decoder."""
+        charged = {"l2": self.code_penalty}
+        if self.regularizer in PRICES:
+            charged[PRICES[self.regularizer]] = 0.5 * self.decoder_penalty
+        return charged
 
 
 class WassersteinAutoencoder(BaseAutoencoder):

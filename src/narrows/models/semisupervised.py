@@ -1,8 +1,8 @@
 """Autoencoders whose code has a place for each label, of which few need be known."""
 
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any, ClassVar, cast
 
-import torch
 from torch import Tensor
 
 from narrows.data.conditions import Labels
@@ -10,8 +10,8 @@ from narrows.data.modalities import Modality
 from narrows.data.sources import Batch
 from narrows.fields import Count, NonNegative
 from narrows.models.adversarial import _Matching
-from narrows.models.conditional import _Conditioned
-from narrows.net import Net, Step, Terms
+from narrows.models.conditional import Telling, _Conditioned
+from narrows.net import Net, Step
 from narrows.parts.generation import Plan
 from narrows.parts.latents import Distribution
 from narrows.parts.matched import Matched, Regions
@@ -52,6 +52,7 @@ class SemiSupervisedAdversarialAutoencoder(_Conditioned, _Matching):
     """
 
     told = False
+    weighed: ClassVar = {"label": "alpha"}
 
     latent_dim: Count = 2  # of more units, reconstruction would leave these two alone
     adversarial: NonNegative = 10.0
@@ -63,57 +64,44 @@ class SemiSupervisedAdversarialAutoencoder(_Conditioned, _Matching):
 
     def build(self, modality: Modality) -> Net:
         """Return a net whose prior has a Gaussian for each label."""
-        net = super().build(modality)
-        net.latent = Regions(self.latent_dim, labels(modality).shares)
-        return Unconditioned(net)
-
-    def objective(self, step: Step) -> Terms:
-        """Add the price of codes outside the Gaussians of their labels, where they are known."""
-        missed = -(hot(step.batch) * self._regions.joint(step.z).log_softmax(1)).sum(1)
-        price = self.alpha / labels(self.modality_).labelled * missed
-        return super().objective(step) | {"label": price}
+        return RegionNet(super().build(modality), labels(modality))
 
     def _judged_shape(self, modality: Modality) -> tuple[int, ...]:
         return (self.latent_dim + labels(modality).width + 1,)
 
-    def _judged(self, z: Tensor, batch: Batch) -> Tensor:
-        label = hot(batch)
-        return torch.cat([z, label, 1 - label.sum(1, keepdim=True)], 1)
-
-    def _draw_for(self, batch: Batch) -> Tensor:
-        return self._regions.given(hot(batch))
-
     def _prior_codes(self, prior: Distribution, n: int, wanted: Tensor | None) -> Tensor:
-        return prior.sample(n) if wanted is None else self._regions.given(wanted)
-
-    def _logits(self, batch: Batch) -> Tensor:
-        return self._regions.joint(self.net_.code(batch))
-
-    @property
-    def _regions(self) -> Regions:
-        return cast(Regions, self.net_.latent)
+        regions = cast(RegionNet, self.net_).latent
+        return prior.sample(n) if wanted is None else regions.given(wanted)
 
 
-def labels(modality: Modality) -> Labels:
-    """Return what is known of the labels."""
-    return cast(Labels, modality.condition)
-
-
-def hot(batch: Batch) -> Tensor:
-    """Return one-hot labels, all zero where they are unknown."""
-    return cast(Tensor, batch.condition)
-
-
-class Unconditioned(Net):
-    """A net that reconstructs without the conditions of its samples: the code itself tells them.
+class RegionNet(Telling):
+    """A net whose codes tell the labels of their samples, and are decoded without being told them.
 
     Args:
-        net: what it is made of.
+        net: what it is made of, but for the latent.
+        labels: what is known of the labels.
     """
 
-    def __init__(self, net: Net) -> None:
+    latent: Regions
+
+    def __init__(self, net: Net, labels: Labels) -> None:
         super().__init__(*net.parts)
         self.adopt(net)
+        (dim,) = net.latent.code_shape
+        self.latent, self.labelled = Regions(dim, labels.shares), labels.labelled
+
+    def complete(
+        self, batch: Batch, h: Tensor, context: tuple[Any, ...], noise: Tensor | None = None
+    ) -> Step:
+        """Charge codes outside the Gaussians of their labels, where these are known."""
+        step = super().complete(batch, h, context, noise)
+        if batch.condition is None:
+            return step
+        missed = self.latent.missed(step.z, batch) / self.labelled
+        return replace(step, charges=step.charges | {"label": missed})
+
+    def logits(self, batch: Batch) -> Tensor:
+        return self.latent.joint(self.code(batch))
 
     def condition(self, batch: Batch) -> None:
         """Return None: codes are decoded as they are."""
@@ -123,3 +111,8 @@ class Unconditioned(Net):
         """Return samples for codes, whatever the condition."""
         del context
         return super().generate(z, plan)
+
+
+def labels(modality: Modality) -> Labels:
+    """Return what is known of the labels."""
+    return cast(Labels, modality.condition)

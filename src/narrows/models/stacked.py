@@ -38,6 +38,11 @@ class _Pair(Net):
         self.below = tuple(below)  # no children: they rest
         self.name = f"layer_{len(below) + 1}"
 
+    def stage(self, length: int, **corruption: Any) -> Stage:
+        """Return the part of training, of so many epochs, in which this layer learns alone."""
+        losses = partial(self.losses, **corruption)
+        return Stage(self, self.players(), losses, start=len(self.below) * length)
+
     def losses(self, batch: Batch, corruption: str | None, noise: float) -> Iterator[Move]:
         """Yield the one move of this layer."""
         with torch.no_grad():
@@ -126,11 +131,8 @@ class StackedAutoencoder(Autoencoder):
     def stages(self, epochs: int | None) -> list[Stage]:
         """Return a stage for each layer, the lowest first, and one of the whole net."""
         (together,), layers = super().stages(epochs), stack(self.net_)
-        each = self._epochs_alone(epochs, len(layers))
-        alone = []
-        for i, layer in enumerate(layers if each else []):
-            losses = partial(layer.losses, corruption=self.corruption, noise=self.noise)
-            alone.append(Stage(layer, layer.players(), losses, start=i * each))
+        each, corruption = self._alone(epochs, len(layers)), self.given("corruption", "noise")
+        alone = [layer.stage(each, **corruption) for layer in layers if each]
         return [*alone, replace(together, start=each * len(layers))]
 
     def diagnose(self) -> Diagnosis:
@@ -139,7 +141,7 @@ class StackedAutoencoder(Autoencoder):
         alone = not self.pretraining or "layer_1" in self.history_[0]
         return found if alone else found.having(NOT_ALONE)
 
-    def _epochs_alone(self, epochs: int | None, layers: int) -> int:
+    def _alone(self, epochs: int | None, layers: int) -> int:
         """Return in how many epochs each layer learns alone."""
         goes_on = self.warm_start and "history_" in vars(self)
         if epochs is None or goes_on or not self.pretraining:

@@ -1,6 +1,7 @@
 """Variational autoencoders: a distribution over codes, and a bound on the likelihood."""
 
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Gt, Le
@@ -91,6 +92,8 @@ class VAE(_Annealed):
     (3, 4)
     """
 
+    weighed: ClassVar = {"kl": "beta"}
+
     beta: Annotated[NonNegative, When("distortion", None)] = 1.0
     capacity: Annotated[NonNegative | None, When("distortion", None)] = None
     free_bits: Annotated[NonNegative, When("capacity", None)] = 0.0
@@ -106,27 +109,33 @@ class VAE(_Annealed):
         return net
 
     def objective(self, step: Step) -> Terms:
-        """Charge the KL beside the reconstruction, or what the constraint makes of that."""
-        kl = self.charge(step)
-        if self.distortion is None:
-            return {"nll": step.nll, "kl": kl}
-        return {"distortion": self.net_.get_submodule("multiplier")(step), "kl": kl}
+        """Charge the KL as the fields say, beside the nll or what the constraint makes of it."""
+        kl = priced_kl(step, self.risen(step), self.capacity, self.free_bits)
+        terms = super().objective(replace(step, charges=step.charges | {"kl": kl}))
+        if self.distortion is not None:
+            del terms["nll"]
+            terms["distortion"] = self.net_.get_submodule("multiplier")(step)
+        return terms
 
-    def charge(self, step: Step) -> Tensor:
-        """Return the price of the KL divergence: ``(batch,)``, or 0-d where it is of the batch."""
-        kl, weight = step.charges["kl"], step.batch.weight
-        if self.capacity is not None:
-            mean = (kl if weight is None else kl * weight).mean()
-            return self.beta * (mean - self.capacity * self.risen(step)).abs()
-        if self.free_bits and step.q is not None:
-            kl = floored_kl(step.q.kl(), self.free_bits, weight)
-        return self.beta * self.risen(step) * kl
 
-    @property
-    def incomparable(self) -> str:
-        """Why the losses of epochs do not compare; "" where they do."""
-        constrained = "distortion weighs their terms anew each step"
-        return super().incomparable if self.distortion is None else constrained
+def priced_kl(
+    step: Step, risen: Tensor | float, capacity: float | None, free_bits: float
+) -> Tensor:
+    """Return what the KL divergence costs: ``(batch,)``, or 0-d where it is of the batch.
+
+    Args:
+        step: a pass.
+        risen: how far its weight, or the capacity, has risen.
+        capacity: nats whose distance from the batch's mean KL is charged, or None.
+        free_bits: nats that each unit carries for nothing.
+    """
+    kl, weight = step.charges["kl"], step.batch.weight
+    if capacity is not None:
+        mean = (kl if weight is None else kl * weight).mean()
+        return (mean - capacity * risen).abs()
+    if free_bits and step.q is not None:
+        kl = floored_kl(step.q.kl(), free_bits, weight)
+    return risen * kl
 
 
 class Multiplier(Running):
@@ -141,6 +150,7 @@ class Multiplier(Running):
     excess: Tensor
     steps: Tensor
     memory, rate, low, high = 0.3, 0.1, 1e-3, 1e2
+    incomparable = "distortion weighs their terms anew each step"
 
     def __init__(self, target: float, likelihood: Likelihood) -> None:
         super().__init__()

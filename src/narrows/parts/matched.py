@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log, pi
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from torch import Tensor
 from narrows.errors import ParameterError
 from narrows.parts.latents import DiagonalGaussian, Distribution, Point
 from narrows.parts.mixtures import GaussianMixture
+
+if TYPE_CHECKING:
+    from narrows.data.sources import Batch
 
 __all__ = ["PRIORS", "Box", "Matched", "Regions"]
 
@@ -84,6 +87,15 @@ class Matched(Point):
         """Show the prior."""
         return f"prior={self.kind!r}"
 
+    def judged(self, z: Tensor, batch: "Batch") -> Tensor:
+        """Return what a critic sees of codes."""
+        del batch
+        return z
+
+    def drawn(self, batch: "Batch") -> Tensor:
+        """Draw a code of the prior for each sample."""
+        return self.prior().sample(len(batch))
+
 
 class Regions(Matched):
     """A deterministic code whose prior has a Gaussian for each label, on the mixture's circle.
@@ -112,3 +124,21 @@ class Regions(Matched):
         anyone = self.shares.multinomial(len(label), replacement=True)
         label = label.to(anyone.device)
         return self.prior().given(torch.where(label.sum(1) > 0, label.argmax(1), anyone))
+
+    def judged(self, z: Tensor, batch: "Batch") -> Tensor:
+        """Return codes beside their labels, and whether these are unknown."""
+        label = hot(batch)
+        return torch.cat([z, label, 1 - label.sum(1, keepdim=True)], 1)
+
+    def drawn(self, batch: "Batch") -> Tensor:
+        """Draw a code for each sample, of its label where that is known."""
+        return self.given(hot(batch))
+
+    def missed(self, z: Tensor, batch: "Batch") -> Tensor:
+        """Return -log p(y | z) of the known labels, ``(batch,)``; 0 where they are unknown."""
+        return -(hot(batch) * self.joint(z).log_softmax(1)).sum(1)
+
+
+def hot(batch: "Batch") -> Tensor:
+    """Return one-hot labels, all zero where they are unknown."""
+    return cast(Tensor, batch.condition)

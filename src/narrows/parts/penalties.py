@@ -22,6 +22,7 @@ __all__ = [
     "PENALTIES",
     "Penalty",
     "decoder_jacobian",
+    "decoder_weights",
     "jacobian",
     "jacobian_exact",
     "kl_sparsity",
@@ -32,7 +33,6 @@ __all__ = [
     "penalty",
     "refuse_mixing",
     "similarity",
-    "weights",
 ]
 
 SIZE, SIGMA = 11, 1.5
@@ -84,6 +84,20 @@ class SlopeAtX(Slope):
     """A penalty of derivatives by x."""
 
     calculates = True
+
+
+class OfWeights(Penalty):
+    """A penalty of a decoder's own weights."""
+
+    def build(self, model: "BaseAutoencoder", net: "Net", shape: tuple[int, ...]) -> None:
+        """Refuse a decoder without any."""
+        del shape
+        if not matrices(net.decoder):
+            raise ParameterError(
+                f"The penalty '{self.price.__name__}' charges weights of the decoder, and that of "
+                f"this {type(model).__name__} has none of its own. Set tied=False, or name "
+                "another penalty or decoder."
+            )
 
 
 class OfImages(Penalty):
@@ -140,10 +154,16 @@ def kl_sparsity(z: Tensor, rho: float, weight: Tensor | None = None) -> Tensor:
     return (active + silent).sum()
 
 
-def weights(module: nn.Module) -> Tensor:
-    """Return the sum of a module's squared weights, 0-d; vectors (biases, norms) are free."""
-    squares = [p.square().sum() for p in module.parameters() if p.ndim > 1]
-    return torch.stack(squares).sum()
+@OfWeights.register
+def decoder_weights(net: "Net", step: "Step") -> Tensor:
+    """Return the sum of the decoder's squared weights, 0-d; vectors (biases, norms) are free."""
+    del step
+    return torch.stack([p.square().sum() for p in matrices(net.decoder)]).sum()
+
+
+def matrices(module: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of a module that are no vectors."""
+    return [p for p in module.parameters() if p.ndim > 1]
 
 
 def refuse_mixing(model: "BaseAutoencoder", net: "Net", what: str = "Jacobian penalty") -> None:
