@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -354,6 +355,30 @@ def test_patience_stops_early_and_restores_the_best_weights(digits):
     with torch.no_grad():
         found = float(model.net_(Batch(x, x)).nll.mean())
     assert found == pytest.approx(held[best], rel=1e-5)
+
+
+def test_the_epoch_whose_weights_are_kept_is_known_and_saved(digits, tmp_path):
+    model = overfitting(digits, patience=3)
+    losses = [row["validation_loss"] for row in model.history_]
+    assert model.best_epoch_ == losses.index(min(losses)) + 1 < model.n_iter_
+    stopped = [f for f in model.diagnose().findings if f.name == "early stopping"]
+    assert f"epoch {model.best_epoch_}, the best of {model.n_iter_}" in stopped[0].text
+    model.partial_fit(digits)
+    assert model.best_epoch_ == model.n_iter_ == 1
+    model.partial_fit(digits).save(tmp_path / "m")
+    for went_on in (model, narrows.load(tmp_path / "m")):
+        assert went_on.best_epoch_ == 2  # the last, whichever was the best
+        assert "early stopping" not in [f.name for f in went_on.diagnose().findings]
+
+
+def test_patience_without_held_out_samples_says_what_it_looks_at(digits):
+    options = SMALL | {"patience": 2, "epochs": 2}
+    with pytest.warns(UserWarning, match="validation=0.1 of 8 samples is less than one"):
+        narrows.Autoencoder(**options, validation=0.1).fit(digits[:8])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        narrows.Autoencoder(**options, validation=0.1).fit(digits[:10])
+        narrows.Autoencoder(**options, validation=0.0).fit(digits[:8])
 
 
 def test_without_patience_training_goes_to_the_end(digits):

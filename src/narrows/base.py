@@ -187,8 +187,9 @@ class BaseAutoencoder(Fitted):
 
         Returns:
             The estimator, with `net_`, `modality_`, `history_` (one row an epoch), `codes_` (of
-            training samples; the integers of a discrete code), `held_out_` (rows of X) and
-            `n_iter_` (epochs). A row holds each term of the loss as it was weighed (so "kl" is
+            training samples; the integers of a discrete code), `held_out_` (rows of X), `n_iter_`
+            (epochs) and `best_epoch_` (whose weights it has, from 1 on: with `patience` the best,
+            else the last). A row holds each term of the loss as it was weighed (so "kl" is
             beta * KL), and "mse" in the model's units (of text, the share of wrong symbols), from
             about 16 batches of the epoch.
 
@@ -336,6 +337,7 @@ class BaseAutoencoder(Fitted):
             self.modality_,
             self.net_,
             history=training.history,
+            best_epoch=training.kept,
             codes=codes,
             unit_kl=kl.mean(0) if kl.size else None,
         )

@@ -27,7 +27,6 @@ from narrows.parts.latents import DiagonalGaussian, Distribution
 from narrows.parts.likelihoods import LIKELIHOODS
 from narrows.runtime import seeded
 from narrows.settings import Settings
-from narrows.stopping import best_epoch
 
 __all__ = ["Array", "Codes", "Fitted"]
 
@@ -177,8 +176,7 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Settings):
     def diagnose(self) -> Diagnosis:
         """Return what training did to the code and the losses, as findings in plain sentences."""
         check_is_fitted(self)
-        went_on = self.patience is None or "_partial" in vars(self)
-        epoch = None if went_on else best_epoch(self.history_)
+        epoch = self.best_epoch_
         if not (categories := self.net_.latent.categories):
             found = diagnose(self.history_, self.codes_, self.unit_kl_, epoch=epoch)
             if not found.active or not isinstance(self.net_.latent.prior(), DiagonalGaussian):
@@ -204,6 +202,7 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Settings):
         net: Net,
         *,
         history: list[dict[str, float]],
+        best_epoch: int,
         codes: Codes,
         unit_kl: Array | None,
     ) -> None:
@@ -211,7 +210,8 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Settings):
         self._fitted_fields = fields
         self.__dict__.pop("_density", None)
         self.modality_, self.net_, self.history_ = modality, net, history
-        self.codes_, self.unit_kl_, self.n_iter_ = codes, unit_kl, len(history)
+        self.n_iter_, self.best_epoch_ = len(history), best_epoch
+        self.codes_, self.unit_kl_ = codes, unit_kl
         self._n_features_out = int(np.prod(net.latent.code_shape))
         self.n_features_in_ = modality.n_features
         if modality.feature_names:

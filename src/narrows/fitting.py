@@ -1,5 +1,6 @@
 """From data and parameters to what the loop needs: sources, and a number of epochs."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -150,6 +151,12 @@ def sources(
     train, rest = known.split(array, fraction, model.validation_split, seed, groups)
     if weight is not None:  # a weight of zero leaves a sample out
         train, rest = (rows[weight[rows] > 0] for rows in (train, rest))
+    if fraction and not len(rest) and model.patience is not None:
+        warnings.warn(
+            f"validation={fraction} of {len(array)} samples is less than one: nothing is held "
+            "out, and patience looks at the loss of the training samples. Give more, or raise it.",
+            stacklevel=5,
+        )
     if not len(train):
         raise DataError("No row is left to train on: they are held out or have no weight.")
     if model.batch_norm and min(len(train), model.batch_size) < 2:

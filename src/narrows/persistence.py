@@ -32,6 +32,7 @@ def state_of(model: "BaseAutoencoder") -> tuple[dict[str, Any], dict[str, Tensor
         "versions": versions(),
         "metrics": model.history_[-1],
         "history": model.history_,
+        "best_epoch": model.best_epoch_,
     }
     tensors = {f"net.{k}": v for k, v in model.net_.state_dict().items()}
     tensors["codes"] = torch.from_numpy(model.codes_)
@@ -81,6 +82,7 @@ def restored(cls: type[M], config: Mapping[str, Any], tensors: Mapping[str, Tens
         modality,
         net.eval(),
         history=[dict(row) for row in config["history"]],
+        best_epoch=config["best_epoch"],
         codes=tensors["codes"].numpy(),
         unit_kl=tensors["unit_kl"].numpy() if "unit_kl" in tensors else None,
     )

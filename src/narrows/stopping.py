@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-__all__ = ["RULES", "Best", "best_epoch", "losses_of"]
+__all__ = ["RULES", "Best", "losses_of"]
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,6 @@ class Best:
 def losses_of(history: Sequence[Mapping[str, float]]) -> list[float]:
     """Return what epochs are compared by; none of those whose layers learn alone."""
     return [row.get("validation_loss", row["loss"]) for row in history if "loss" in row]
-
-
-def best_epoch(history: Sequence[Mapping[str, float]]) -> int:
-    """Return the epoch whose weights `patience` keeps: the first of the lowest loss, from 1 on."""
-    losses = losses_of(history)
-    return len(history) - len(losses) + losses.index(min(losses)) + 1
 
 
 def best(losses: Sequence[float], patience: int) -> bool:

@@ -179,6 +179,11 @@ class Training:
         return losses_of(self.history[self.stage.start :])
 
     @property
+    def kept(self) -> int:
+        """The epoch whose weights `end` leaves; what has no end keeps the last ones."""
+        return (self.epochs and self.best.epoch) or self.epoch
+
+    @property
     def over(self) -> bool:
         """Whether there is no further epoch."""
         return self.epoch >= (self.epochs or 1) or self.exhausted
