@@ -5,7 +5,7 @@ seed 0. Ten epochs each, the model's own defaults otherwise, 32 numbers in the c
 family leaves that open. Every run is a line of results/families.jsonl, so that another call goes
 on where this one stopped, on another day or machine too.
 
-    python benchmarks/families.py [--nets mlp conv] [--seeds 3] [--only VAE VQVAE ...]
+    python benchmarks/families.py [--nets mlp conv] [--seeds 3] [--jobs 2] [--only VAE VQVAE ...]
 
 With --seeds 0 nothing runs, and the tables are written of what is known.
 
@@ -29,6 +29,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from _common import RESULTS, Record, fashion_labels, fashion_mnist
+from joblib import Parallel, delayed
 from PIL import Image
 from scipy.linalg import sqrtm
 from scipy.ndimage import gaussian_filter
@@ -242,6 +243,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nets", nargs="*", default=["mlp", "conv"])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--only", nargs="*", default=[])
     arguments = parser.parse_args()
     data = {
@@ -251,13 +253,17 @@ def main() -> None:
         "test_labels": fashion_labels("t10k"),
     }
     features = Features(data["train"], data["labels"])
-    names = families(arguments.only)
-    for net in arguments.nets:
-        for seed in range(arguments.seeds if net == "mlp" else min(arguments.seeds, 1)):
-            for name in names:
-                run(name, net, seed, data, features)
+    seeds = {"mlp": arguments.seeds, "conv": min(arguments.seeds, 1)}
+    Parallel(arguments.jobs)(
+        delayed(run)(name, net, seed, data, features)
+        for net in arguments.nets
+        for seed in range(seeds[net])
+        for name in families(arguments.only)
+    )
     record = Record("families", "Every image family on Fashion-MNIST")
     record((__doc__ or "").partition("\n\n")[2].partition("\n\n")[0])
+    took = [row["seconds"] for name in families([]) for net in seeds for row in rows(name, net)]
+    record(f"\nTraining took {sum(took) / 3600:.1f} hours of one core in all.")
     for net in arguments.nets:
         train = data["train"] if net == "mlp" else data["train"][:10_000]
         table(record, net, families([]), pca(train, data, features))

@@ -80,7 +80,7 @@ class Likelihood(nn.Module):
 
     def error(self, out: Tensor, x: Tensor) -> Tensor:
         """Return what the history shows as an error, of each value: the squared one."""
-        return (self.mean(out) - x).square()
+        return F.mse_loss(self.mean(out), x, reduction="none")
 
     def bias(self, mean: Tensor) -> Tensor:
         """Return the decoder output whose mean is `mean`: where the last layer's bias starts."""
