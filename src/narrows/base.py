@@ -105,15 +105,16 @@ class BaseAutoencoder(Fitted):
 
     def objective(self, step: Step) -> Terms:
         """Return the named terms of the loss, from one pass."""
-        weights, terms = self.charge_weights(), {"nll": step.nll}
+        weights, terms = self.charge_weights(step), {"nll": step.nll}
         for name, cost in step.charges.items():
-            terms[name] = weights.get(name, 1.0) * cost
+            terms[name] = weights[name] * cost if name in weights else cost
         for name, weight in self.penalty_weights().items():
             terms[name] = weight * PENALTIES[name].price(self.net_, step)
         return terms
 
-    def charge_weights(self) -> dict[str, float]:
-        """Return the weights of what the latent charges by name; 1 where there is none."""
+    def charge_weights(self, step: Step) -> Mapping[str, float | Tensor]:
+        """Return the weights of what a step charges by name; 1 where there is none."""
+        del step
         return {name: getattr(self, field) for name, field in self.weighed.items()}
 
     def penalty_weights(self) -> dict[str, float]:

@@ -46,6 +46,10 @@ class Step:
     charges: Terms
     progress: Tensor
 
+    def charging(self, **charges: Tensor) -> "Step":
+        """Return this step with further charges, or with others of a name."""
+        return replace(self, charges=self.charges | charges)
+
 
 class Move(NamedTuple):
     """One player's turn: what it pays, and the pass behind it if running state follows from it."""

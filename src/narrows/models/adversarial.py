@@ -284,7 +284,7 @@ class Judged(Net):
             "adversarial": deception(self.critic(fakes[0])) + deception(self.critic(fakes[1])),
         }
         nll = self.likelihood.nll(step.out.detach(), batch.target, batch.mask)
-        return replace(step, nll=nll, charges=step.charges | charges), fakes
+        return replace(step, nll=nll).charging(**charges), fakes
 
 
 class VAEGAN(_Adversarial):
@@ -336,8 +336,9 @@ class VAEGAN(_Adversarial):
         shape = self._judged_shape(modality)
         return Judged(super().build(modality), shape, prod(shape) / self.gamma, self.scale)
 
-    def charge_weights(self) -> dict[str, float]:
+    def charge_weights(self, step: Step) -> dict[str, float]:
         """Weigh the two sides of the unlikeness."""
+        del step
         share = self.gamma / (1 + self.direct)
         return {"kl": self.beta, "features": share, "values": share * self.direct}
 

@@ -61,18 +61,15 @@ class ComposedAutoencoder(BaseAutoencoder):
         """Whether x is corrupted, or a penalty calculates with it."""
         return self.corruption is not None or super().calculates
 
-    def charge_weights(self) -> dict[str, float]:
-        """Return the weights of what the latent charges by name; 1 where there is none."""
-        return self.charges or {}
+    def charge_weights(self, step: Step) -> dict[str, float]:
+        """Return the weights of charges, each of which must be one of the latent's."""
+        weights = self.charges or {}
+        refuse_unknown(weights, step.charges)
+        return weights
 
     def penalty_weights(self) -> dict[str, float]:
         """Return the weights of the penalties, by name."""
         return self.penalties or {}
-
-    def objective(self, step: Step) -> Terms:
-        """Weigh the charges, each of which must be one of the latent's, and the penalties."""
-        refuse_unknown(self.charge_weights(), step.charges)
-        return super().objective(step)
 
     def losses(self, batch: Batch) -> Iterator[Move]:
         """Corrupt the encoder's input where asked to."""

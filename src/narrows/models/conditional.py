@@ -223,7 +223,7 @@ class LabelNet(Telling):
         if batch.known is None or batch.condition is None:
             step = super().complete(batch, h, context, noise)
             missed = -self.alpha * (batch.condition * log_q).sum(1)
-            return replace(step, charges=step.charges | {"classifier": missed})
+            return step.charging(classifier=missed)
         step = super().complete(self._every(batch), h, context, noise)
         n, known = len(batch), batch.known
         weight = torch.where(known[:, None] > 0, batch.condition, log_q.exp())

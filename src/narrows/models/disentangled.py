@@ -1,6 +1,7 @@
 """Variational autoencoders that shape the aggregate posterior, so that units stay apart."""
 
-from typing import Annotated, Literal
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Le
 from torch import randn_like
@@ -49,6 +50,12 @@ class BetaTCVAE(_Annealed):
     ['dimension_kl', 'epoch', 'learning_rate', 'loss']
     """
 
+    weighed: ClassVar[dict[str, str]] = {
+        "mutual_information": "alpha",
+        "total_correlation": "beta",
+        "dimension_kl": "gamma",
+    }
+
     alpha: NonNegative = 1.0
     beta: NonNegative = 6.0
     gamma: NonNegative = 1.0
@@ -56,17 +63,17 @@ class BetaTCVAE(_Annealed):
 
     def prepare(self, source: InMemory) -> None:
         """Note the size of the data set."""
+        super().prepare(source)
         self._size = len(source)
 
     def objective(self, step: Step) -> Terms:
-        """Weigh the three parts of the KL."""
+        """Charge the three parts of the KL in its place."""
         parts = decomposed_kl(
             posterior(step), step.z, self._size, self.sampling == "stratified", step.batch.weight
         )
-        names = ("mutual_information", "total_correlation", "dimension_kl")
-        weights = (self.alpha, self.beta, self.gamma)
-        rows = zip(names, weights, parts, strict=True)
-        return {"nll": step.nll} | {name: self.risen(step) * w * part for name, w, part in rows}
+        risen = self.risen(step)
+        charges = {name: risen * part for name, part in zip(self.weighed, parts, strict=True)}
+        return super().objective(replace(step, charges=charges))
 
 
 class DIPVAE(VAE):
@@ -149,10 +156,15 @@ class InfoVAE(_Annealed):
         return super().build(modality)
 
     def objective(self, step: Step) -> Terms:
-        """Weigh the KL by 1 - alpha, and add the discrepancy from the prior."""
-        kl = (1 - self.alpha) * self.risen(step) * step.charges["kl"]
+        """Charge the discrepancy from the prior too."""
         gap = mmd(step.z, randn_like(step.z), self.kernel, weight=step.batch.weight)
-        return {"nll": step.nll, "kl": kl, "mmd": (self.alpha + self.lam - 1) * gap}
+        kl = self.risen(step) * step.charges["kl"]
+        return super().objective(step.charging(kl=kl, mmd=gap))
+
+    def charge_weights(self, step: Step) -> dict[str, float]:
+        """Weigh the KL by 1 - alpha, and the discrepancy by what that leaves of lam."""
+        del step
+        return {"kl": 1 - self.alpha, "mmd": self.alpha + self.lam - 1}
 
 
 def posterior(step: Step) -> DiagonalGaussian:

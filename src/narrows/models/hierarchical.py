@@ -3,10 +3,11 @@
 from typing import Annotated
 
 from annotated_types import Gt, Le
+from torch import Tensor
 
 from narrows.fields import Count, NonNegative, OneOf, Unless
 from narrows.models.variational import _Annealed
-from narrows.net import Step, Terms
+from narrows.net import Step
 from narrows.parts.hierarchy import Ladder
 from narrows.parts.schedules import COURSES
 
@@ -49,7 +50,6 @@ class HierarchicalVAE(_Annealed):
         """Return a ladder."""
         return Ladder(self.latent_dim, self.levels)
 
-    def objective(self, step: Step) -> Terms:
+    def charge_weights(self, step: Step) -> dict[str, float | Tensor]:
         """Weigh the KL divergences of all levels."""
-        weight = self.beta * self.risen(step)
-        return {"nll": step.nll} | {name: weight * kl for name, kl in step.charges.items()}
+        return dict.fromkeys(step.charges, self.beta * self.risen(step))

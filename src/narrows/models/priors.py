@@ -62,6 +62,7 @@ class VampPriorVAE(VAE):
 
     def prepare(self, source: InMemory) -> None:
         """Start the pseudo-inputs at training samples."""
+        super().prepare(source)
         self.net_.latent.start(source.values)
 
 

@@ -1,6 +1,5 @@
 """Autoencoders whose code has a place for each label, of which few need be known."""
 
-from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 from torch import Tensor
@@ -97,8 +96,7 @@ class RegionNet(Telling):
         step = super().complete(batch, h, context, noise)
         if batch.condition is None:
             return step
-        missed = self.latent.missed(step.z, batch) / self.labelled
-        return replace(step, charges=step.charges | {"label": missed})
+        return step.charging(label=self.latent.missed(step.z, batch) / self.labelled)
 
     def logits(self, batch: Batch) -> Tensor:
         return self.latent.joint(self.code(batch))

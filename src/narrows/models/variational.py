@@ -1,6 +1,5 @@
 """Variational autoencoders: a distribution over codes, and a bound on the likelihood."""
 
-from dataclasses import replace
 from typing import Annotated, ClassVar
 
 import torch
@@ -111,7 +110,7 @@ class VAE(_Annealed):
     def objective(self, step: Step) -> Terms:
         """Charge the KL as the fields say, beside the nll or what the constraint makes of it."""
         kl = priced_kl(step, self.risen(step), self.capacity, self.free_bits)
-        terms = super().objective(replace(step, charges=step.charges | {"kl": kl}))
+        terms = super().objective(step.charging(kl=kl))
         if self.distortion is not None:
             del terms["nll"]
             terms["distortion"] = self.net_.get_submodule("multiplier")(step)
