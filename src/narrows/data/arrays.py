@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -26,12 +27,12 @@ AS_SERIES = "or set modality='series' for series over time"
 def as_matrix(X: Any, owner: str, missing: bool = False, name: str = "X") -> Array:
     """Return X as a float matrix; where scikit-learn names what is wrong, its sentence stands."""
     X = as_plain(X)
-    finite: Any = "allow-nan" if missing else True
     floats = [np.float64, np.float32]
+    check = partial(check_array, dtype=floats, estimator=owner, input_name=name)
     try:
-        array: Array = check_array(
-            X, dtype=floats, ensure_all_finite=finite, estimator=owner, input_name=name
-        )
+        array: Array = check(X, ensure_all_finite=False)
+        if not finite(array):
+            check(array, ensure_all_finite="allow-nan" if missing else True)
     except ValueError as error:
         raise DataError(_explained(str(error), X, owner, missing, name)) from error
     check_range(array, name)
@@ -145,8 +146,10 @@ def _shape(row: Any, i: int) -> tuple[int, ...]:
 
 def finite(x: Array) -> bool:
     """Return whether all values are finite: where they are, their sum mostly tells."""
+    shared = x.flags.c_contiguous and x.flags.writeable
     with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(x.sum()) or np.isfinite(x).all())
+        total = torch.from_numpy(x).sum() if shared else x.sum()  # torch takes all threads
+        return bool(np.isfinite(float(total)) or np.isfinite(x).all())
 
 
 def as_tensor(x: NDArray[np.float32]) -> Tensor:

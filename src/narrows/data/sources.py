@@ -240,7 +240,7 @@ class InMemory:
         if self.units is not None:
             found["x"] = self.units(found["x"])
         if isinstance(rows, slice):
-            rows = torch.arange(len(self), device=self.x.device)[rows]
+            rows = torch.arange(*rows.indices(len(self)), device=self.x.device)
         return Batch(**{"target": found["x"], "index": rows} | found)
 
 
