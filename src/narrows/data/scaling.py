@@ -4,17 +4,27 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-__all__ = ["Range", "blocks", "changes_nothing", "fit_scaling", "log_counts", "scaled"]
+__all__ = [
+    "Range",
+    "changes_nothing",
+    "fit_scaling",
+    "log_counts",
+    "moments",
+    "scaled",
+    "unscaled",
+]
 
 Array = NDArray[Any]
 Range = Literal["standard", "robust", "unit", "symmetric", "log", "none"]
 """Mean 0 and variance 1; median 0 and a normal's quartiles; [0, 1]; [-1, 1]; mean 0 and variance
 1 of the logs of counts; as given."""
 QUARTILES_OF_NORMAL = 1.349
-BLOCK = 256
-"""Rows that are scaled at once: float64 is wide, and few of them stay in the cache."""
+BLOCK = 200_000
+"""Values that are scaled at once: float64 is wide, and few of them stay in the cache."""
 
 
 def log_counts(counts: Array) -> Array:
@@ -46,17 +56,28 @@ def fit_scaling(
         half = (high - low) / 2.0
         center, scale = (low, 2 * half) if target == "unit" else (low + half, half)
     else:
-        largest = max(np.nanmax(columns, initial=0), -np.nanmin(columns, initial=0))
-        if largest and not 1e-15 < largest < 1e15:  # squares would leave float32
-            columns = columns.astype(np.float64)
-        center = np.nanmean(columns, 0, dtype=np.float64)
-        scale = np.nanstd(columns, 0, dtype=np.float64)
+        center, scale = moments(columns)
         if target == "robust":
             low, center, high = np.nanquantile(columns, [0.25, 0.5, 0.75], axis=0)
             # The floor keeps a column that is mostly one value from being blown up.
             scale = np.maximum((high - low) / QUARTILES_OF_NORMAL, 0.3 * scale)
     scale = np.where(scale > 0, scale, 1.0)
     return tuple(np.asarray(center, float).tolist()), tuple(np.asarray(scale, float).tolist())
+
+
+def moments(columns: Array) -> tuple[Array, Array]:
+    """Return the mean and the deviation of each column's observed values, in float64."""
+
+    def mean(power: int, around: Tensor) -> Tensor:
+        total = count = torch.zeros(columns.shape[1], dtype=torch.float64)
+        for rows in blocks(columns, columns.shape[1]):
+            part = wide(columns[rows]).sub_(around)
+            count = count + part.isnan().logical_not_().sum(0)
+            total = total + part.pow_(power).nansum(0)
+        return total / count
+
+    center = mean(1, torch.zeros(()))
+    return center.numpy(), mean(2, center).sqrt().numpy()
 
 
 def scaled(values: Array, center: tuple[float, ...], scale: tuple[float, ...]) -> Array:
@@ -66,11 +87,34 @@ def scaled(values: Array, center: tuple[float, ...], scale: tuple[float, ...]) -
     """
     if changes_nothing(center, scale):
         return values.astype(np.float32, copy=False)
-    centers, scales = np.array(center), np.array(scale)
+    centers, scales = wide(np.array(center)), wide(np.array(scale))
     x = np.empty(values.shape, np.float32)
-    for rows in blocks(len(x)):
-        x[rows] = (values[rows] - centers) / scales
+    out = torch.from_numpy(x)
+    for rows in blocks(values, values.shape[1]):
+        out[rows] = wide(values[rows]).sub_(centers).div_(scales)
     return x
+
+
+def unscaled(
+    x: Array, center: tuple[float, ...], scale: tuple[float, ...], places: NDArray[np.intp]
+) -> Iterator[tuple[slice, Tensor]]:
+    """Yield columns of x * scale + center in float64, some rows at a time.
+
+    Args:
+        x: ``(n, d)``.
+        center: of each column of x.
+        scale: of each column of x.
+        places: the columns of x that are wanted, in their order.
+    """
+    centers, scales = wide(np.array(center)[places]), wide(np.array(scale)[places])
+    for rows in blocks(x, len(places)):
+        part = x[rows] if len(places) == x.shape[1] else x[rows].take(places, axis=1)
+        yield rows, wide(part).mul_(scales).add_(centers)
+
+
+def wide(values: Array) -> Tensor:
+    """Return a copy in float64 as a tensor, with which torch calculates on all threads."""
+    return torch.from_numpy(values.astype(np.float64))
 
 
 def changes_nothing(center: tuple[float, ...], scale: tuple[float, ...]) -> bool:
@@ -78,7 +122,8 @@ def changes_nothing(center: tuple[float, ...], scale: tuple[float, ...]) -> bool
     return not any(center) and set(scale) == {1.0}
 
 
-def blocks(n: int) -> Iterator[slice]:
-    """Yield n rows in parts."""
-    for start in range(0, n, BLOCK):
-        yield slice(start, start + BLOCK)
+def blocks(x: Array, width: int) -> Iterator[slice]:
+    """Yield the rows of x in parts that hold few values each, where a row has so many."""
+    size = max(1, BLOCK // max(1, width))
+    for start in range(0, len(x), size):
+        yield slice(start, start + size)

@@ -12,7 +12,7 @@ from narrows.data.arrays import as_matrix, as_tensor, finite
 from narrows.data.conditions import Numbers
 from narrows.data.frames import check_names, dtype_names, is_frame, open_frame, to_frame, to_matrix
 from narrows.data.modalities.base import Array, Encoded, Modality
-from narrows.data.scaling import Range, blocks, changes_nothing, fit_scaling, log_counts, scaled
+from narrows.data.scaling import Range, changes_nothing, fit_scaling, log_counts, scaled, unscaled
 from narrows.errors import DataError
 
 __all__ = ["Table"]
@@ -104,7 +104,7 @@ class Table(Modality):
 
     def encode(self, array: Array) -> Encoded:
         """Scale the varying columns; a missing value becomes its column's center."""
-        values = array if len(self.kept) == self.n_features else array[:, self.kept]
+        values = array if len(self.kept) == self.n_features else array.take(self.kept, axis=1)
         values = log_counts(values) if self.log else values
         x = scaled(values, self.center, self.scale)
         if finite(x):
@@ -120,8 +120,12 @@ class Table(Modality):
         if whole and not (framed or self.log) and changes_nothing(self.center, self.scale):
             return x.numpy()
         values = np.empty((len(x), self.n_features), np.float64 if framed else np.float32)
-        if not whole:
-            values[:] = self.constants
+        columns, out = np.arange(self.n_features), torch.from_numpy(values)
+        places = np.searchsorted(self.kept, columns).clip(max=len(self.kept) - 1)
+        for rows, part in unscaled(x.numpy(), self.center, self.scale, places):
+            out[rows] = part.expm1_().clamp_(min=0) if self.log else part
+        constant = np.setdiff1d(columns, self.kept)
+        values[:, constant] = np.array(self.constants)[constant]
         if self._given_columns and isinstance(self.condition, Numbers):
             if like is not None:
                 given = self.read(like, "the model")[:, self._given_columns]
@@ -129,10 +133,6 @@ class Table(Modality):
                 center = torch.zeros(len(x), self.condition.width)
                 given = self.condition.units(center if condition is None else condition)
             values[:, self._given_columns] = given
-        kept = slice(None) if whole else list(self.kept)
-        for rows in blocks(len(x)):
-            varying = x[rows].double().numpy() * np.array(self.scale) + np.array(self.center)
-            values[rows, kept] = np.expm1(varying).clip(0) if self.log else varying
         if not framed:
             return values
         return to_frame(values, self.columns, self.dtypes, self.frame, like)
