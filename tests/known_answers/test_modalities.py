@@ -68,6 +68,33 @@ def test_observed_cells_come_back_and_missing_ones_are_masked(X, target, seed):
         assert not x[mask == 0].any()
 
 
+@pytest.mark.parametrize("target", ["standard", "none"])
+def test_many_rows_go_through_in_parts(target):
+    """Some 10 000 rows of 60 columns are scaled in several parts, as they would be at once."""
+    rng = np.random.default_rng(0)
+    X = 1e5 + 3 * rng.standard_normal((10_007, 60)).astype(np.float32)
+    X[:, [0, 17, 59]] = 7.0
+    form, array = learned(X, target)
+    kept = np.setdiff1d(np.arange(60), [0, 17, 59])
+    assert form.kept == tuple(kept)
+    if target == "standard":
+        wide = X[:, kept].astype(np.float64)
+        np.testing.assert_allclose(form.center, wide.mean(0), rtol=1e-12)
+        np.testing.assert_allclose(form.scale, wide.std(0), rtol=1e-9)
+        x = (wide - wide.mean(0)) / wide.std(0)
+        np.testing.assert_allclose(form.encode(array).x, x, atol=1e-6)
+    assert close(form.decode(form.encode(array).x), X)
+    missing = X.copy()
+    missing[::3, 5] = np.nan
+    missing[1::2, 6] = np.nan
+    frame = pd.DataFrame(missing, columns=[f"c{i}" for i in range(60)])
+    form, array = learned(frame, target)
+    if target == "standard":
+        wide = missing[:, kept].astype(np.float64)
+        np.testing.assert_allclose(form.center, np.nanmean(wide, 0), rtol=1e-12)
+        np.testing.assert_allclose(form.scale, np.nanstd(wide, 0), rtol=1e-9)
+
+
 @anywhere
 @given(
     X=tables,
