@@ -64,11 +64,15 @@ def unrolled(steps: int, batches: int) -> int:
 
 
 @contextmanager
-def compiling() -> Iterator[None]:
+def compiling(several: bool = False) -> Iterator[None]:
     """Set what the compiler needs for a step, around the whole loop: it would cost each step time.
 
     The step takes gradients inside of its graph, and draws the noise that it draws eagerly. Shapes
     are fixed, and not checked between the kernels of each step.
+
+    Args:
+        several: call the kernels from C++, which takes longer to make and counts where each graph
+            makes several small steps.
     """
     if not ABLE:
         yield
@@ -78,7 +82,7 @@ def compiling() -> Iterator[None]:
 
     static = tracing.patch(assume_static_by_default=True, automatic_dynamic_shapes=False)
     gradients = tracing.patch(trace_autograd_ops=True)
-    fixed = lowering.patch(fallback_random=True, size_asserts=False)
+    fixed = lowering.patch(fallback_random=True, size_asserts=False, cpp_wrapper=several)
     with static, gradients, fixed, warnings.catch_warnings():
         for kind in (FutureWarning, DeprecationWarning):  # of torch's compiler to torch itself
             warnings.filterwarnings("ignore", category=kind, module=r"torch\.")

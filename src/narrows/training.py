@@ -100,7 +100,8 @@ class Training:
             Stopped: `stop` was called; to call `run` again goes on.
         """
         keep_memory()
-        with compiling() if self.execution.compiled else nullcontext():
+        several = self.execution.unrolled > 1
+        with compiling(several) if self.execution.compiled else nullcontext():
             while not self.over:
                 try:
                     self.run_epoch()
