@@ -262,7 +262,12 @@ def main() -> None:
     )
     record = Record("families", "Every image family on Fashion-MNIST")
     record((__doc__ or "").partition("\n\n")[2].partition("\n\n")[0])
-    took = [row["seconds"] for name in families([]) for net in seeds for row in rows(name, net)]
+    took = [
+        row.get("seconds", 0.0)
+        for name in families([])
+        for net in seeds
+        for row in rows(name, net)
+    ]
     record(f"\nTraining took {sum(took) / 3600:.1f} hours of one core in all.")
     for net in arguments.nets:
         train = data["train"] if net == "mlp" else data["train"][:10_000]

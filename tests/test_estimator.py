@@ -373,12 +373,15 @@ def test_the_epoch_whose_weights_are_kept_is_known_and_saved(digits, tmp_path):
 
 def test_patience_without_held_out_samples_says_what_it_looks_at(digits):
     options = SMALL | {"patience": 2, "epochs": 2}
-    with pytest.warns(UserWarning, match="validation=0.1 of 8 samples is less than one"):
+    with pytest.warns(UserWarning, match=r"validation=0.1 of 8 is less than one"):
         narrows.Autoencoder(**options, validation=0.1).fit(digits[:8])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         narrows.Autoencoder(**options, validation=0.1).fit(digits[:10])
         narrows.Autoencoder(**options, validation=0.0).fit(digits[:8])
+        weight = (np.arange(20) > 9).astype(float)  # a held-out sample may count for nothing
+        last = {"validation": 0.1, "validation_split": "last"}
+        narrows.Autoencoder(**options, **last).fit(digits[:20], sample_weight=weight[::-1])
 
 
 def test_without_patience_training_goes_to_the_end(digits):

@@ -144,19 +144,14 @@ def sources(
         )
     fraction = 0.0 if validation is not None else fraction
     support = LIKELIHOODS[likelihood_of(model, known)].support
-    if isinstance(known, Graph) and isinstance(array, Graphs):
-        rows = known.split(array, fraction, model.validation_split, seed, groups)
-        target = target_range(model, support) if modality is None else None
-        return _graph_sources(model, known, array, target, rows, seed, weight, validation)
     train, rest = known.split(array, fraction, model.validation_split, seed, groups)
+    if fraction and not len(rest) and model.patience is not None:
+        warn_unheld(fraction, len(train))
+    if isinstance(known, Graph) and isinstance(array, Graphs):
+        target, rows = target_range(model, support) if modality is None else None, (train, rest)
+        return _graph_sources(model, known, array, target, rows, seed, weight, validation)
     if weight is not None:  # a weight of zero leaves a sample out
         train, rest = (rows[weight[rows] > 0] for rows in (train, rest))
-    if fraction and not len(rest) and model.patience is not None:
-        warnings.warn(
-            f"validation={fraction} of {len(array)} samples is less than one: nothing is held "
-            "out, and patience looks at the loss of the training samples. Give more, or raise it.",
-            stacklevel=5,
-        )
     if not len(train):
         raise DataError("No row is left to train on: they are held out or have no weight.")
     if model.batch_norm and min(len(train), model.batch_size) < 2:
@@ -181,6 +176,15 @@ def sources(
         return known, source, _source(model, known, array, conditions, None, every), rest
     held = _source(model, known, array, conditions, weight, rest) if len(rest) else None
     return known, source, held, rest
+
+
+def warn_unheld(fraction: float, n: int) -> None:
+    """Say that patience has no held-out samples to look at."""
+    warnings.warn(
+        f"validation={fraction} of {n} is less than one: nothing is held out, and patience looks "
+        "at the loss of what is trained on. Give more data, or raise it.",
+        stacklevel=6,
+    )
 
 
 def _source(

@@ -96,7 +96,7 @@ def scaled(values: Array, center: tuple[float, ...], scale: tuple[float, ...]) -
 
 
 def unscaled(
-    x: Array, center: tuple[float, ...], scale: tuple[float, ...], places: NDArray[np.intp]
+    x: Array, center: tuple[float, ...], scale: tuple[float, ...], places: Any = slice(None)
 ) -> Iterator[tuple[slice, Tensor]]:
     """Yield columns of x * scale + center in float64, some rows at a time.
 
@@ -104,11 +104,11 @@ def unscaled(
         x: ``(n, d)``.
         center: of each column of x.
         scale: of each column of x.
-        places: the columns of x that are wanted, in their order.
+        places: the columns of x that are wanted, in their order; all of them by default.
     """
     centers, scales = wide(np.array(center)[places]), wide(np.array(scale)[places])
-    for rows in blocks(x, len(places)):
-        part = x[rows] if len(places) == x.shape[1] else x[rows].take(places, axis=1)
+    for rows in blocks(x, len(scales)):
+        part = x[rows] if isinstance(places, slice) else x[rows].take(places, axis=1)
         yield rows, wide(part).mul_(scales).add_(centers)
 
 

@@ -121,7 +121,8 @@ class Table(Modality):
             return x.numpy()
         values = np.empty((len(x), self.n_features), np.float64 if framed else np.float32)
         columns, out = np.arange(self.n_features), torch.from_numpy(values)
-        places = np.searchsorted(self.kept, columns).clip(max=len(self.kept) - 1)
+        near = np.searchsorted(self.kept, columns).clip(max=len(self.kept) - 1)
+        places = slice(None) if whole else near
         for rows, part in unscaled(x.numpy(), self.center, self.scale, places):
             out[rows] = part.expm1_().clamp_(min=0) if self.log else part
         constant = np.setdiff1d(columns, self.kept)
