@@ -15,7 +15,7 @@ from narrows.errors import ParameterError, nearest
 from narrows.net import Net
 from narrows.parts.conditions import ConditionedDecoder, ConditionedEncoder
 from narrows.parts.likelihoods import LIKELIHOODS, Likelihood
-from narrows.parts.networks import ARCHITECTURES, GRIDS, Architecture, OneHot, Sizes
+from narrows.parts.networks import ARCHITECTURES, DENSE, GRIDS, Architecture, OneHot, Sizes
 from narrows.parts.principal import AddedDecoder, AddedEncoder, LinearPath
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ __all__ = [
     "networks",
     "options_of",
     "refuse_symbols",
+    "seen_shape",
     "start_latent",
     "start_lengths",
     "start_output",
@@ -72,11 +73,13 @@ def assemble(
     condition = modality.condition if model.told else None
     more = 0 if condition is None else condition.width
     units, *places = latent.decoded_shape or latent.code_shape
-    seen, decoded = (channels + more, *rest), (units + more, *places)
+    first, *axes = seen_shape(model, modality)
+    seen, decoded = (first + more, *axes), (units + more, *places)
     sizes = Sizes(seen, latent.width, decoded, out, likelihood)
     encoder, decoder = networks(model, modality, sizes, architectures)
     if condition is not None:
-        encoder, decoder = ConditionedEncoder(encoder), ConditionedDecoder(decoder)
+        encoder = ConditionedEncoder(encoder, flat=not axes)
+        decoder = ConditionedDecoder(decoder)
     if model.linear_path:
         if modality.symbols:
             model.refuse_set(["linear_path"], "needs numbers, not symbols")
@@ -85,6 +88,12 @@ def assemble(
         encoder = AddedEncoder(encoder, LinearPath(modality.shape, latent.width))
         decoder = AddedDecoder(decoder, LinearPath(latent.code_shape, out))
     return Net(encoder, latent, decoder, likelihood)
+
+
+def seen_shape(model: "BaseAutoencoder", modality: Modality) -> tuple[int, ...]:
+    """Return the shape in which the networks read a sample: flat, where they are dense."""
+    dense = _architecture(model, modality) in DENSE and not modality.symbols
+    return (prod(modality.shape),) if dense else modality.shape
 
 
 def refuse_symbols(model: "BaseAutoencoder", modality: Modality) -> None:

@@ -336,11 +336,13 @@ def test_held_out_labels_and_later_batches():
         model.partial_fit(X, np.full(120, 7))
 
 
-def test_images_get_the_condition_as_channels():
+@pytest.mark.parametrize(("architecture", "seen"), [("conv", 1 + 10), ("mlp", 64 + 10)])
+def test_images_get_the_condition_as_channels_or_units(architecture, seen):
     images = np.rint(load_digits().images[:300] * (255 / 16)).astype(np.uint8)
-    model = narrows.ConditionalVAE(epochs=2, hidden=(4, 8)).fit(images, TARGET[:300])
+    model = narrows.ConditionalVAE(architecture=architecture, epochs=2, hidden=(4, 8))
+    model.fit(images, TARGET[:300])
     first = next(p for p in model.net_.encoder.parameters())
-    assert first.shape[1] == 1 + 10
+    assert first.shape[1] == seen
     assert model.sample(3, condition=[1, 2, 3]).shape == (3, 8, 8)
     one, two = (model.inverse_transform(np.zeros((1, 8)), condition=k) for k in (1, 2))
     assert not np.array_equal(one, two)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from narrows.assembly import seen_shape
 from narrows.base import BaseAutoencoder
 from narrows.data.modalities import Modality
 from narrows.data.sources import Batch
@@ -350,8 +351,7 @@ class VAEGAN(_Adversarial):
 
     def _judged_shape(self, modality: Modality) -> tuple[int, ...]:
         """Return the shape of a sample: flat for dense nets, whose critic is dense too."""
-        name = modality.architecture if self.architecture == "auto" else self.architecture
-        return (prod(modality.shape),) if name in ("linear", "mlp") else modality.shape
+        return seen_shape(self, modality)
 
 
 def shown(x: Tensor, batch: Batch) -> Tensor:

@@ -22,11 +22,17 @@ def join(x: Tensor, condition: Tensor) -> Tensor:
 
 
 class ConditionedEncoder(nn.Module):
-    """An encoder that also sees the condition, and hands it on as context."""
+    """An encoder that also sees the condition, and hands it on as context.
 
-    def __init__(self, encoder: nn.Module) -> None:
+    Args:
+        encoder: sees the condition behind x.
+        flat: whether it reads a sample as one vector, to which each number of the condition adds
+            one, where it would add a plane to a grid.
+    """
+
+    def __init__(self, encoder: nn.Module, flat: bool = False) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.flat = encoder, flat
 
     def forward(self, batch: "Batch") -> tuple[Tensor, ...]:
         """Return ``(h, *context, condition)``."""
@@ -34,7 +40,8 @@ class ConditionedEncoder(nn.Module):
             raise ParameterError(
                 "The batch holds no condition. Give it one, or use another model."
             )
-        h = self.encoder(replace(batch, x=join(batch.x, batch.condition)))
+        x = batch.x.flatten(1) if self.flat else batch.x
+        h = self.encoder(replace(batch, x=join(x, batch.condition)))
         return (*h, batch.condition) if isinstance(h, tuple) else (h, batch.condition)
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ACTIVATIONS",
     "ARCHITECTURES",
+    "DENSE",
     "GRIDS",
     "Architecture",
     "Chain",
@@ -151,6 +152,8 @@ Architecture = Callable[..., tuple[nn.Module, nn.Module]]
 ARCHITECTURES: dict[str, Architecture] = {}
 GRIDS: dict[str, Callable[..., tuple[int, ...]]] = {}
 """By architecture: the grid of the last feature map, for a sample's shape and `hidden`."""
+DENSE = {"linear", "mlp"}
+"""Architectures that read a sample as one vector."""
 
 
 def architecture(build: Architecture) -> Architecture:
