@@ -14,7 +14,7 @@ Columns: mse (squared grey levels), PSNR, SSIM on the 10 000 test images; the me
 samples (1000 of codes of 100 integers or more) to the test images in the features of a small
 classifier trained here, and that of samples whose codes come from a density fitted to the training
 codes instead of the model's prior; what the code uses: active units, or the perplexity of the
-indices; seconds of training on one thread.
+indices; seconds of training, and of the whole run with its evaluation, on one thread.
 """
 
 import argparse
@@ -49,6 +49,18 @@ DISCRETE = {"BinaryAutoencoder", "CategoricalVAE", "FSQVAE", "HierarchicalVQVAE"
 DISCRETE |= {"HRQVAE", "LFQVAE", "ResidualVQVAE", "SimVQ", "VQVAE"}
 OWN: dict[str, dict[str, Any]] = {"TopKAutoencoder": {"latent_dim": 512}}
 """Fields without which a family would not be what it is."""
+COLUMNS = {
+    "mse": "mse",
+    "psnr": "PSNR dB",
+    "ssim": "SSIM",
+    "score": "score nats",
+    "knn": "kNN",
+    "fid": "FID",
+    "density": "of density",
+    "used": "used",
+    "seconds": "s",
+    "whole": "s in all",
+}
 
 
 def structural_similarity(a: np.ndarray, b: np.ndarray) -> float:
@@ -158,6 +170,7 @@ def run(name: str, net: str, seed: int, data: dict[str, np.ndarray], features: F
             again = model.sample(many, seed=1, density=True)
             row["fid"], row["density"] = (features.distance(x, test) for x in (drawn, again))
             shown += [drawn[:10], again[:10]]
+        row["whole"] = time.process_time() - start
         if not (picture := PICTURES / f"{name}-{net}.png").exists():
             pictures(picture, *shown)
     line = json.dumps({"name": name, "net": net, "seed": seed, "day": str(date.today()), **row})
@@ -220,20 +233,18 @@ def pca(train: np.ndarray, data: dict[str, np.ndarray], features: Features) -> d
 
 def table(record: Record, net: str, names: list[str], first: dict[str, float]) -> None:
     """Write what is known of a net: means over the seeds that ran."""
-    columns = ("mse", "psnr", "ssim", "score", "knn", "fid", "density", "used", "seconds")
-    heads = ("mse", "PSNR dB", "SSIM", "score nats", "kNN", "FID", "of density", "used", "s")
-    record(f"\n| {net} | {' | '.join(heads)} | seeds |")
-    record("|---|" + "---|" * 10)
+    record(f"\n| {net} | {' | '.join(COLUMNS.values())} | seeds |")
+    record("|---|" + "---|" * (len(COLUMNS) + 1))
 
     def line(name: str, found: list[dict[str, Any]]) -> None:
-        cells = [f"{np.mean([r[c] for r in found]):.4g}" if c in found[0] else "" for c in columns]
+        cells = [f"{np.mean([r[c] for r in found]):.4g}" if c in found[0] else "" for c in COLUMNS]
         record(f"| {name} | {' | '.join(cells)} | {len(found)} |")
 
     line("PCA", [first])
     for name in names:
         found = rows(name, net)
         if failed := [row["error"] for row in found if "error" in row]:
-            record(f"| {name} | {failed[0]} |" + " |" * 9)
+            record(f"| {name} | {failed[0]} |" + " |" * len(COLUMNS))
         elif found:
             line(name, found)
 
@@ -245,7 +256,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--only", nargs="*", default=[])
-    arguments = parser.parse_args()
+    arguments, start = parser.parse_args(), time.perf_counter()
     data = {
         "train": fashion_mnist("train"),
         "labels": fashion_labels("train"),
@@ -262,13 +273,13 @@ def main() -> None:
     )
     record = Record("families", "Every image family on Fashion-MNIST")
     record((__doc__ or "").partition("\n\n")[2].partition("\n\n")[0])
-    took = [
-        row.get("seconds", 0.0)
-        for name in families([])
-        for net in seeds
-        for row in rows(name, net)
-    ]
-    record(f"\nTraining took {sum(took) / 3600:.1f} hours of one core in all.")
+    hours = (time.perf_counter() - start) / 3600
+    known = [row for name in families([]) for net in seeds for row in rows(name, net)]
+    training, whole = (sum(row.get(c, 0) for row in known) / 3600 for c in ("seconds", "whole"))
+    record(
+        f"\nAll {len(known)} runs took {whole:.1f} hours of one core, {training:.1f} of them "
+        f"training; this call {hours:.2f} hours, with {arguments.jobs} runs at a time."
+    )
     for net in arguments.nets:
         train = data["train"] if net == "mlp" else data["train"][:10_000]
         table(record, net, families([]), pca(train, data, features))
