@@ -14,13 +14,13 @@ import narrows
 from narrows import base
 from narrows.runtime import Flops
 
-COMPILER = """
+IMPORTS = """
 import sys
 from sklearn.datasets import load_digits
 import narrows
 model = narrows.VAE(epochs=2, verbose=0).fit(load_digits().data[:200])
 model.score_samples(load_digits().data[:200])
-print({"torch._dynamo", "torch._inductor", "sympy", "IPython", "mlflow"} & sys.modules.keys())
+print({"torch._dynamo", "sympy", "IPython", "mlflow", "sklearn.mixture"} & sys.modules.keys())
 """
 
 
@@ -36,9 +36,9 @@ def test_little_of_it_is_outside_of_the_steps(cls):
     assert median(outside() for _ in range(3)) < 0.2  # 0.07 on a quiet machine
 
 
-def test_it_never_imports_the_compiler():
-    """It takes a second, once a process."""
-    words = [sys.executable, "-c", COMPILER]
+def test_it_imports_nothing_that_it_does_not_use():
+    """The compiler takes a second, once a process, and a mixture brings 17 MB of other models."""
+    words = [sys.executable, "-c", IMPORTS]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 

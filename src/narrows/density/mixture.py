@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 
 __all__ = ["Mixture"]
 
@@ -34,6 +33,8 @@ class Mixture:
         Ex-post density estimation: From Variational to Deterministic Autoencoders (Ghosh et al.,
         2020), https://arxiv.org/abs/1903.12436, section 4.
         """
+        from sklearn.mixture import GaussianMixture  # here: it brings all of scikit-learn's models
+
         n, dim = codes.shape
         distinct = len(np.unique(codes, axis=0))
         model = GaussianMixture(
