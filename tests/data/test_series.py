@@ -536,6 +536,28 @@ def test_times_that_do_not_rise_are_refused(days, where):
         model.score_samples(STAMPED[where](days))
 
 
+@pytest.mark.parametrize("where", STAMPED)
+def test_holes_between_times_are_told(where):
+    days = [*range(30), *range(40, 70)]
+    model = Autoencoder(modality="series", window=2, epochs=1)
+    with pytest.warns(UserWarning, match=r"X has 1 hole .* (2026-01-30|29 days).* NaN"):
+        model.fit(STAMPED[where](days))
+
+
+@pytest.mark.parametrize(
+    "days",
+    [
+        range(60),
+        [day for day in range(60) if day % 7 < 5],
+        np.cumsum(np.random.default_rng(0).exponential(size=60)),
+    ],
+    ids=["even", "weekdays", "random"],
+)
+@pytest.mark.filterwarnings("error:X has")
+def test_times_that_are_uneven_throughout_have_no_holes(days):
+    Autoencoder(modality="series", window=2, epochs=1).fit(stamped(days))
+
+
 @pytest.mark.parametrize("kind", [pd.Series, pl.Series], ids=["pandas", "polars"])
 def test_a_series_of_a_library_comes_back_as_one(kind):
     values = np.sin(np.arange(40, dtype=np.float32))

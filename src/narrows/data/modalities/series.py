@@ -11,7 +11,6 @@ from torch import Tensor
 
 from narrows.data.arrays import as_numbers, as_tensor, check_range
 from narrows.data.frames import (
-    Frame,
     check_names,
     dtype_names,
     is_frame,
@@ -22,6 +21,7 @@ from narrows.data.frames import (
 from narrows.data.modalities.base import Array, Encoded
 from narrows.data.modalities.sequence import Sequence, check_windows
 from narrows.data.scaling import Range, fit_scaling, log_counts
+from narrows.data.stamps import check_stamps, without_stamps
 from narrows.data.windows import join
 from narrows.errors import DataError
 
@@ -66,7 +66,7 @@ class Series(Sequence):
         window, stride = check_windows(window, stride)
         form = cls(window=window, stride=stride)
         if is_frame(X):
-            frame, _ = _without_stamps(open_frame(X))
+            frame, _ = without_stamps(open_frame(X))
             form = replace(
                 form,
                 columns=tuple(frame.columns),
@@ -85,7 +85,7 @@ class Series(Sequence):
     def read(self, X: Any, owner: str) -> Array:
         """Check channels, lengths and values; return the samples, NaN where missing."""
         recordings = self._open(X)
-        _check_stamps(self.stamps(X) if self.window else None)
+        check_stamps(self.stamps(X) if self.window else None)
         channels, steps = len(self.constants), self.shape[1]
         made = []
         for i, given in enumerate(recordings):
@@ -245,14 +245,14 @@ class Series(Sequence):
 
     def stamps(self, X: Any) -> Any:
         """Return the column of times where a frame has one, else what labels the steps."""
-        if is_frame(X) and (name := _without_stamps(frame := open_frame(X))[1]):
+        if is_frame(X) and (name := without_stamps(frame := open_frame(X))[1]):
             return frame[name].to_native()
         return super().stamps(X)
 
     def _framed(self, values: Array, like: Any) -> Any:
         """Return a frame of the kind and the order of `like`, with its stamps."""
         frame = open_frame(like)
-        rest, stamps = _without_stamps(frame)
+        rest, stamps = without_stamps(frame)
         kind = frame.implementation.value
         made = to_frame(values, self.columns, self.dtypes, kind, rest.to_native())
         if stamps is None:
@@ -278,7 +278,7 @@ class Series(Sequence):
             DataError: X is of another form, or holds no numbers.
         """
         if is_frame(X):
-            frame, _ = _without_stamps(open_frame(X))
+            frame, _ = without_stamps(open_frame(X))
             if not self.window:
                 raise DataError(
                     "A data frame is one recording, a row for each time, which modality='series' "
@@ -344,19 +344,6 @@ def _is_ragged(X: Any) -> bool:
     return isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1
 
 
-def _without_stamps(frame: Frame) -> tuple[Frame, str | None]:
-    """Return a frame without its one column of times, and that column's name."""
-    stamps = [name for name, kind in frame.schema.items() if kind.is_temporal()]
-    if len(stamps) > 1:
-        raise DataError(
-            f"X has more than one column of times: {', '.join(stamps)}. Keep one of them, as the "
-            "stamps."
-        )
-    if len(stamps) == len(frame.columns):
-        raise DataError("X has no columns of values: give at least one beside the stamps.")
-    return (frame.drop(stamps), stamps[0]) if stamps else (frame, None)
-
-
 def _as_series(values: Array, like: Any) -> Any:
     """Return a series of the kind, name, type and index of `like`."""
     series = nw.from_native(like, series_only=True)
@@ -364,23 +351,6 @@ def _as_series(values: Array, like: Any) -> Any:
     kind = series.implementation.value
     made = to_frame(values, ["values"], dtype_names(frame), kind, frame.to_native())
     return open_frame(made)["values"].alias(series.name).to_native()
-
-
-def _check_stamps(stamps: Any) -> None:
-    """Refuse times that do not rise from row to row; what is no time is passed over."""
-    if nw.dependencies.is_into_series(stamps):
-        times: Any = nw.from_native(stamps, series_only=True)
-        later = (times > times.shift(1)).fill_null(False).to_numpy()[1:]
-    elif hasattr(stamps, "freq"):  # pandas' index of times, spans of time or periods
-        times, later = stamps, np.asarray(stamps[1:] > stamps[:-1])
-    else:
-        return
-    if not later.all():
-        i = int(later.argmin()) + 1
-        raise DataError(
-            f"Row {i} of X has the stamp {times[i]}, which is not after {times[i - 1]} in the row "
-            "before it. Sort the rows by their stamps, one row for each."
-        )
 
 
 def _as_mask(observed: Array) -> Tensor:
