@@ -4,7 +4,7 @@ Errors and critics are measured on held-out images. A player has won where the c
 far from that of a critic that cannot tell (log 2 for each set of samples it sees). The model
 collapsed where a unit of the code is silent, or where its samples are more alike than the data.
 
-    python benchmarks/adversarial.py [aae factor vaegan] [--images 3000] [--epochs 15]
+    python benchmarks/adversarial.py [aae factor vaegan semi] [--images 3000] [--epochs 15]
 """
 
 import argparse
@@ -13,10 +13,16 @@ from itertools import product
 from math import log
 
 import numpy as np
-from _common import Record, fashion_mnist
+from _common import Record, fashion_labels, fashion_mnist
 from sklearn.metrics import pairwise_distances
 
-from narrows import VAEGAN, AdversarialAutoencoder, BaseAutoencoder, FactorVAE
+from narrows import (
+    VAEGAN,
+    AdversarialAutoencoder,
+    BaseAutoencoder,
+    FactorVAE,
+    SemiSupervisedAdversarialAutoencoder,
+)
 
 SEEDS = range(5)
 # Sets of samples that the critic sees, and what differs from the defaults to be fast enough.
@@ -24,6 +30,7 @@ MODELS: dict[str, tuple[type[BaseAutoencoder], int, dict[str, object]]] = {
     "aae": (AdversarialAutoencoder, 2, {"architecture": "mlp"}),
     "factor": (FactorVAE, 2, {"architecture": "mlp"}),
     "vaegan": (VAEGAN, 3, {"architecture": "mlp"}),
+    "semi": (SemiSupervisedAdversarialAutoencoder, 2, {"architecture": "mlp"}),
 }
 
 
@@ -40,6 +47,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=15)
     options = parser.parse_args()
     train, test = fashion_mnist("train")[: options.images], fashion_mnist("t10k")
+    labels, held = fashion_labels("train")[: options.images], fashion_labels("t10k")[:2000]
     record = Record("adversarial", "Five seeds of every game on Fashion-MNIST")
     record(
         f"{len(train)} training images, {options.epochs} epochs, latent_dim=16, else as in the "
@@ -53,7 +61,7 @@ def main() -> None:
         cls, sets, changes = MODELS[name]
         model = cls(latent_dim=16, epochs=options.epochs, seed=seed, verbose=0, **changes)
         start = time.perf_counter()
-        row = model.fit(train, validation=test[:2000]).history_[-1]
+        row = model.fit(train, labels, validation=(test[:2000], held)).history_[-1]
         seconds = time.perf_counter() - start
         critic = row["validation_critic"] / (sets * log(2))
         deviation = model.transform(test).std(0)

@@ -49,6 +49,8 @@ DISCRETE = {"BinaryAutoencoder", "CategoricalVAE", "FSQVAE", "HierarchicalVQVAE"
 DISCRETE |= {"HRQVAE", "LFQVAE", "ResidualVQVAE", "SimVQ", "VQVAE"}
 OWN: dict[str, dict[str, Any]] = {"TopKAutoencoder": {"latent_dim": 512}}
 """Fields without which a family would not be what it is."""
+OWN_NETS = {"MaskedAutoencoder": "conv", "TopKAutoencoder": "mlp"}
+"""Families with a net of their own, a Transformer and one layer, and the table that shows them."""
 COLUMNS = {
     "mse": "mse",
     "psnr": "PSNR dB",
@@ -125,21 +127,17 @@ def families(only: list[str]) -> list[str]:
 
 def fields(name: str, net: str, seed: int) -> dict[str, Any]:
     """Return what a run sets; the rest are the model's defaults."""
-    common = {"architecture": net, "epochs": 10, "seed": seed, "verbose": 0, "threads": 1}
+    common: dict[str, Any] = {"epochs": 10, "seed": seed, "verbose": 0, "threads": 1}
+    if name not in OWN_NETS:
+        common["architecture"] = net
     if name not in DISCRETE:
         common["latent_dim"] = 32
-    model = narrows.MODELS[name]
-    known = common | OWN.get(name, {})
-    try:
-        model(**known).check_parameters()
-    except narrows.errors.ParameterError:  # a family with an architecture of its own
-        known.pop("architecture")
-    return known
+    return common | OWN.get(name, {})
 
 
 def run(name: str, net: str, seed: int, data: dict[str, np.ndarray], features: Features) -> None:
     """Train one model and keep its row and its pictures, unless there is a row already."""
-    if rows(name, net, seed) or (net == "mlp" and name == "MaskedAutoencoder"):  # no dense net
+    if rows(name=name, net=net, seed=seed) or OWN_NETS.get(name, net) != net:
         return
     train, test = data["train"], data["test"]
     train, labels = (train, data["labels"]) if net == "mlp" else (train[:10_000], data["labels"])
@@ -171,18 +169,22 @@ def run(name: str, net: str, seed: int, data: dict[str, np.ndarray], features: F
             row["fid"], row["density"] = (features.distance(x, test) for x in (drawn, again))
             shown += [drawn[:10], again[:10]]
         row["whole"] = time.process_time() - start
-        if not (picture := PICTURES / f"{name}-{net}.png").exists():
-            pictures(picture, *shown)
-    line = json.dumps({"name": name, "net": net, "seed": seed, "day": str(date.today()), **row})
+        if seed == 0:
+            pictures(PICTURES / f"{name}-{net}.png", *shown)
+    note({"name": name, "net": net, "seed": seed} | row)
+
+
+def note(row: dict[str, Any]) -> None:
+    """Append a row to those that are known."""
+    line = json.dumps(row | {"day": str(date.today())})
     with ROWS.open("a") as file:
         file.write(line + "\n")
     print(line, flush=True)
 
 
-def rows(name: str, net: str, seed: int | None = None) -> list[dict[str, Any]]:
-    """Return the rows of a model on a net, of a seed or of all."""
+def rows(**wanted: Any) -> list[dict[str, Any]]:
+    """Return the rows that have these values."""
     known = map(json.loads, ROWS.read_text().splitlines() if ROWS.exists() else [])
-    wanted = {"name": name, "net": net} | ({} if seed is None else {"seed": seed})
     return [row for row in known if wanted.items() <= row.items()]
 
 
@@ -242,7 +244,7 @@ def table(record: Record, net: str, names: list[str], first: dict[str, float]) -
 
     line("PCA", [first])
     for name in names:
-        found = rows(name, net)
+        found = rows(name=name, net=net)
         if failed := [row["error"] for row in found if "error" in row]:
             record(f"| {name} | {failed[0]} |" + " |" * len(COLUMNS))
         elif found:
@@ -265,21 +267,27 @@ def main() -> None:
     }
     features = Features(data["train"], data["labels"])
     seeds = {"mlp": arguments.seeds, "conv": min(arguments.seeds, 1)}
+    before = len(rows())
     Parallel(arguments.jobs)(
         delayed(run)(name, net, seed, data, features)
         for net in arguments.nets
         for seed in range(seeds[net])
         for name in families(arguments.only)
     )
+    if runs := len(rows()) - before:
+        hours = (time.perf_counter() - start) / 3600
+        note({"call": hours, "runs": runs, "jobs": arguments.jobs})
     record = Record("families", "Every image family on Fashion-MNIST")
     record((__doc__ or "").partition("\n\n")[2].partition("\n\n")[0])
-    hours = (time.perf_counter() - start) / 3600
-    known = [row for name in families([]) for net in seeds for row in rows(name, net)]
+    known = [row for row in rows() if "name" in row]
     training, whole = (sum(row.get(c, 0) for row in known) / 3600 for c in ("seconds", "whole"))
     record(
-        f"\nAll {len(known)} runs took {whole:.1f} hours of one core, {training:.1f} of them "
-        f"training; this call {hours:.2f} hours, with {arguments.jobs} runs at a time."
+        f"\nAll {len(known)} runs took {whole:.2f} hours of one core, {training:.2f} of them "
+        "training, in calls that took:\n"
     )
+    for row in rows():
+        if "call" in row:
+            record(f"- {row['call']:.2f} hours, {row['runs']} runs, {row['jobs']} at a time")
     for net in arguments.nets:
         train = data["train"] if net == "mlp" else data["train"][:10_000]
         table(record, net, families([]), pca(train, data, features))

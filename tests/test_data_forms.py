@@ -155,6 +155,14 @@ def test_the_same_values_in_another_form_give_the_same_codes(form, wine, referen
     np.testing.assert_array_equal(model.transform(X), reference)
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+def test_tensors_of_narrow_numbers_are_read(kind, wine):
+    X = torch.tensor(wine / np.abs(wine).max(0)).to(kind)
+    codes = narrows.VAE(hidden=(8,), **TINY).fit(X).transform(X)
+    same = narrows.VAE(hidden=(8,), **TINY).fit(X.float()).transform(X.float())
+    np.testing.assert_allclose(codes, same, atol=1e-6)
+
+
 def test_a_read_only_memory_map_works(tmp_path, wine, reference):
     np.save(tmp_path / "wine.npy", wine)
     X = np.load(tmp_path / "wine.npy", mmap_mode="r")

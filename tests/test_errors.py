@@ -97,6 +97,8 @@ BAD_ARRAYS = {
     ),
     "masked": (np.ma.masked_greater(GOOD, 1), ValueError, r"mask"),
     "sparse": (scipy.sparse.csr_array(GOOD), TypeError, r"[Ss]parse.*toarray"),
+    "a sparse tensor": (torch.tensor(GOOD).to_sparse(), TypeError, r"[Ss]parse.*to_dense"),
+    "a meta tensor": (torch.empty(20, 5, device="meta"), TypeError, r"meta.*no values"),
     "ragged rows": ([[1, 2, 3], [1, 2], [1, 2, 3]], DataError, r"Row 1 of X has 2 .* row 0 has 3"),
     "ragged images": (
         [np.zeros((4, 4)), np.zeros((4, 5))],

@@ -52,6 +52,8 @@ def assemble(
     if model.calculates:
         refuse_symbols(model, modality)
     latent = model.latent()
+    if not latent.stochastic:
+        model.refuse_set(["score_draws"], "has no effect on codes that are not drawn")
     name = likelihood_of(model, modality)
     output = None if model.output_activation == "auto" else model.output_activation
     likelihood: Likelihood = _call(

@@ -300,11 +300,25 @@ def test_text_labels_are_saved(tmp_path):
         (np.zeros((59, 2)), "There are 59 conditions for 60 samples"),
         (np.array([["a"]] * 60), "must be numbers"),
         (np.zeros((60, 1, 1)), "labels are one a sample"),
+        ([[1], [1, 2]] * 30, "y has rows of unequal lengths"),
     ],
 )
 def test_bad_conditions_meet_their_sentence(y, sentence):
     with pytest.raises(NarrowsError, match=sentence):
         narrows.ConditionalVAE(epochs=1).fit(DIGITS[:60], y)
+
+
+@pytest.mark.parametrize("fields", [{"free_bits": 0.1}, {"distortion": 0.5}])
+def test_what_is_not_averaged_over_unknown_labels_is_refused(fields):
+    model, y = narrows.ConditionalVAE(epochs=1, **fields), TARGET[:60]
+    model.fit(DIGITS[:60], y)
+    with pytest.raises(ParameterError, match="needs the labels of all samples"):
+        model.fit(DIGITS[:60], np.where(np.arange(60) < 40, y, -1))
+
+
+def test_a_column_of_whole_numbers_is_told_to_be_no_labels():
+    with pytest.warns(UserWarning, match=r"taken for amounts.* y.ravel\(\)"):
+        narrows.ConditionalVAE(epochs=1).fit(DIGITS[:60], TARGET[:60, None])
 
 
 def test_bad_wishes_meet_their_sentence(digits):

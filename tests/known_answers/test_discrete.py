@@ -6,6 +6,7 @@ from math import log, prod
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from torch.autograd import gradcheck
@@ -28,6 +29,8 @@ IMAGES = np.rint(load_digits().images[:200] * (255 / 16)).astype(np.uint8)
 QUICK = {"epochs": 5, "hidden": (16,), "learning_rate": 0.01, "verbose": 0}
 ALL = ["VQVAE", "ResidualVQVAE", "HierarchicalVQVAE", "SimVQ", "FSQVAE", "LFQVAE"]
 ALL += ["CategoricalVAE", "BinaryAutoencoder", "HRQVAE"]
+SMALL = {name: {"latent_dim": 4} for name in ALL}
+SMALL |= {"VQVAE": {"latent_dim": 4, "codes": 32}, "FSQVAE": {"levels": (5, 3)}}
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +59,38 @@ def test_the_loss_is_the_papers():
     torch.testing.assert_close(terms["codebook"], square)
     torch.testing.assert_close(terms["commitment"], 0.7 * square)
     assert set(terms) == {"nll", "codebook", "commitment"}
+
+
+@pytest.mark.parametrize("name", ["codebook", "commitment"])
+def test_each_of_several_codebooks_pays_for_what_is_left(name):
+    latent = Codebook(3, 2, codes=5, quantizers=3, update="gradient")
+    h = torch.randn(4, 3, 2)
+    rest, paid = h.transpose(1, 2), torch.zeros(4)
+    for table in latent.tables:
+        e = table.weight[torch.cdist(rest.reshape(-1, 3), table.weight).argmin(1)].view(4, 2, 3)
+        rest = rest - e
+        paid = paid + rest.square().sum((1, 2))
+    z, charges = latent.train()(h)
+    torch.testing.assert_close(charges[name], paid)
+    torch.testing.assert_close(z, h - rest.transpose(1, 2))
+
+
+@pytest.mark.parametrize("name", ["codebook", "commitment"])
+def test_both_levels_of_a_hierarchy_pay(name):
+    latent = Hierarchical(3, 4, codes=5, update="gradient")
+    h, (coarse, fine) = torch.randn(6, 3, 4), latent.tables
+    z, charges = latent.train()(h)
+
+    def nearest_to(x, table):
+        rows = x.transpose(1, 2).reshape(-1, 3)
+        e = table.weight[torch.cdist(rows, table.weight).argmin(1)]
+        return e.view(6, -1, 3).transpose(1, 2), (rows - e).square().view(6, -1).sum(1)
+
+    top, paid = nearest_to(latent.down(h), coarse)
+    below = latent.up(top.repeat_interleave(2, 2))
+    detail, also = nearest_to(latent.mixed(torch.cat([h, below], 1)), fine)
+    torch.testing.assert_close(charges[name], paid + also)
+    torch.testing.assert_close(z, torch.cat([below, detail], 1))
 
 
 def test_gradients_go_where_the_stops_let_them():
@@ -740,8 +775,9 @@ def test_the_prior_is_a_distribution_that_learns_dependence():
     np.testing.assert_array_equal(prior.sample(700, seed=3)[:9], prior.sample(9, seed=3))
 
 
-def test_samples_come_from_the_learned_prior_and_are_saved(tmp_path):
-    model = narrows.VQVAE(latent_dim=4, codes=32, **QUICK).fit(DIGITS)
+@pytest.mark.parametrize("name", ALL)
+def test_samples_come_from_the_learned_prior_and_are_saved(name, tmp_path):
+    model = getattr(narrows, name)(**SMALL[name], **QUICK).fit(DIGITS)
     model.save(tmp_path / "before")
     state = torch.get_rng_state()
     drawn = model.sample(8, seed=5)
@@ -751,10 +787,40 @@ def test_samples_come_from_the_learned_prior_and_are_saved(tmp_path):
     assert all(int(c) in held for code in codes for c, held in zip(code, seen, strict=True))
     np.testing.assert_array_equal(drawn, model.decode_indices(codes[:8].numpy()))
     model.save(tmp_path / "after")
-    for name in ("before", "after"):
-        np.testing.assert_array_equal(narrows.load(tmp_path / name).sample(8, seed=5), drawn)
+    for when in ("before", "after"):
+        np.testing.assert_array_equal(narrows.load(tmp_path / when).sample(8, seed=5), drawn)
     with pytest.raises(ParameterError, match="no prior to sample from"):
         model.sample(2, density=False)
+
+
+@pytest.mark.parametrize(
+    ("latent", "h", "uses"),
+    [
+        (Categorical(2, 4), F.one_hot(torch.tensor([[0, 1], [0, 2], [3, 1], [3, 3]]), 4), (2, 3)),
+        (Binary(2), torch.tensor([[-9.0, 9.0], [9.0, 9.0], [-9.0, 9.0], [9.0, 9.0]]), (2, 1)),
+    ],
+    ids=["categories", "bits"],
+)
+def test_the_history_shows_how_integers_are_used(latent, h, uses):
+    """Of each variable: one of two even values, or of two of which one is as frequent again."""
+    found = latent.statistics(h.float())
+    perplexity = [2.0, 2**1.5 if uses[1] == 3 else 1.0]
+    assert float(found["perplexity"]) == pytest.approx(np.mean(perplexity))
+    assert float(found["usage"]) == pytest.approx(sum(uses) / (2 * latent.categories))
+
+
+def test_the_history_shows_how_codebooks_are_used():
+    """The first book answers with one of eight codes, the second with four of them evenly."""
+    latent = Codebook(2, 1, codes=8, quantizers=2, update="gradient")
+    corners = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]])
+    with torch.no_grad():
+        latent.tables[0].weight.copy_(torch.full((8, 2), 1e3))
+        latent.tables[0].weight[0] = 0
+        latent.tables[1].weight.copy_(torch.full((8, 2), 1e3))
+        latent.tables[1].weight[:4] = corners
+    found = latent.statistics(corners.repeat(3, 1)[..., None])
+    assert float(found["perplexity"]) == pytest.approx((1 + 4) / 2)
+    assert float(found["usage"]) == pytest.approx((1 / 8 + 4 / 8) / 2)
 
 
 # -- health and refusals ----------------------------------------------------------------------

@@ -201,6 +201,16 @@ def test_moments_are_those_of_a_known_covariance():
     assert float(own) == pytest.approx((9.3 - 1) ** 2 + (11.55 - 1) ** 2)
 
 
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize("weighed", [False, True])
+def test_gradients_of_moments_pass_gradcheck(sampled, weighed):
+    inputs = [torch.randn(5, 3, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    weight = torch.arange(5.0).double() if weighed else None
+    assert torch.autograd.gradcheck(
+        lambda mean, logvar: moments(DiagonalGaussian(mean, logvar), sampled, weight), inputs
+    )
+
+
 def test_moments_of_the_prior_cost_nothing():
     q = DiagonalGaussian(torch.zeros(5, 3), torch.zeros(5, 3))
     assert [float(part) for part in moments(q, sampled=True)] == [0.0, 0.0]

@@ -56,6 +56,17 @@ def test_a_product_of_normals_is_normal():
     torch.testing.assert_close(product.logvar, -precision.log())
 
 
+def test_hand_made_gradients_pass_gradcheck():
+    inputs = torch.randn(4, 5, 3, dtype=torch.float64).requires_grad_().unbind()
+
+    def product(*parts):
+        one, two = (DiagonalGaussian(*pair) for pair in (parts[:2], parts[2:]))
+        both = combine(one, two)
+        return both.mean, both.logvar, Relative(*parts[:2], two).kl()
+
+    assert torch.autograd.gradcheck(product, inputs)
+
+
 @torch.no_grad()
 def test_each_level_is_charged_in_closed_form():
     made, h = ladder()

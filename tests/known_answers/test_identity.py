@@ -55,6 +55,10 @@ PREVENTED = {
         narrows.RegularizedAutoencoder,
         {"regularizer": "spectral_norm", "code_penalty": 0.5},
     ),
+    "top-k": (
+        narrows.ComposedAutoencoder,
+        {"code": "topk", "code_options": {"k": 2}},
+    ),
     "kl": (narrows.VAE, {"scale": 0.5}),
     "bottleneck": (narrows.Autoencoder, {"latent_dim": 3}),
 }

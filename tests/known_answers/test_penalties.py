@@ -295,6 +295,20 @@ def test_only_images_have_structures(shape):
         narrows.ComposedAutoencoder(penalties={"ms_ssim": 1.0}, **options).fit(X)
 
 
+@pytest.mark.parametrize("name", ["jacobian", "jacobian_exact"])
+@pytest.mark.parametrize("code", ["binary", "categorical", "codebook", "fsq", "lfq", "simvq"])
+def test_codes_that_move_in_steps_have_no_slope(code, name):
+    model = narrows.ComposedAutoencoder(code=code, penalties={name: 1.0})
+    with pytest.raises(ParameterError, match=f"'{name}' is the slope .* integers: its slope is 0"):
+        model.fit(np.random.default_rng(0).random((40, 6)))
+
+
+def test_choices_always_sum_to_one():
+    model = narrows.ComposedAutoencoder(code="categorical", penalties={"l1": 1.0})
+    with pytest.raises(ParameterError, match=r"'l1' charges how large .* always sums to 1"):
+        model.fit(np.random.default_rng(0).random((40, 6)))
+
+
 # -- corruptions ------------------------------------------------------------------------------
 
 SHAPE = (500, 400)

@@ -64,6 +64,16 @@ def test_the_log_determinant_of_a_prior_flow_is_autograds_in_both_directions(dim
     torch.testing.assert_close(flow.inverse(z)[1], log_dets(flow.inverse, z))
 
 
+@pytest.mark.parametrize("flow", [Planar, IAF, RealNVP])
+def test_gradients_of_flows_pass_gradcheck(flow):
+    flow = randomise(flow(3, 2))
+    context = [] if isinstance(flow, RealNVP) else [torch.randn(4, flow.width)]
+    inputs = [value.requires_grad_() for value in (torch.randn(4, 3), *context)]
+    assert torch.autograd.gradcheck(flow, inputs)
+    if isinstance(flow, RealNVP):
+        assert torch.autograd.gradcheck(flow.inverse, inputs)
+
+
 def test_the_inverse_of_a_prior_flow_undoes_it():
     flow, z = randomise(RealNVP(5, 4)), torch.randn(50, 5)
     there, log_det = flow(z)

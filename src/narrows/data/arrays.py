@@ -16,6 +16,7 @@ from torch import Tensor
 
 from narrows.data.frames import is_frame, open_frame, to_matrix
 from narrows.data.graphs import TAKEN_BY, resembles
+from narrows.data.tensors import to_array
 from narrows.errors import DataError, DataTypeError
 
 __all__ = ["as_matrix", "as_numbers", "as_plain", "as_tensor", "check_range", "finite"]
@@ -88,7 +89,7 @@ def as_numbers(X: Any, where: str = "X", what: str = "images") -> Array:
 def as_plain(X: Any) -> Any:
     """Return tensors as arrays; refuse what is no array, or would lose its sense as one."""
     if isinstance(X, Tensor):
-        X = X.detach().cpu().numpy()
+        X = to_array(X)
     if issparse(X):
         square = len(set(X.shape)) < len(X.shape)
         raise DataTypeError(

@@ -1,5 +1,6 @@
 """Conditions: what is known of each sample beside it, as labels or numbers, into tensors."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from narrows.data.frames import is_frame, open_frame, to_matrix
+from narrows.data.tensors import to_array
 from narrows.errors import DataError, ParameterError, nearest
 
 __all__ = ["CONDITIONS", "Condition", "Labels", "Numbers", "describe_condition"]
@@ -240,7 +242,13 @@ def describe_condition(y: Any) -> Condition:
         DataError: it holds neither.
     """
     if is_frame(y) or (np.ndim(_as_array(y)) == 2):
-        _read_numbers(y)
+        values = _read_numbers(y)
+        if values.shape[1] == 1 and not (values % 1).any():
+            warnings.warn(
+                "y is one column (n, 1) of whole numbers, which are taken for amounts. If they "
+                "are labels, give them as (n,), such as y.ravel().",
+                stacklevel=4,
+            )
         return Numbers()
     labels = {label for label in _read_labels(y) if label is not None}
     below = any(isinstance(label, int) and label < 0 for label in labels)
@@ -256,8 +264,14 @@ def describe_condition(y: Any) -> Condition:
 
 def _as_array(y: Any) -> Array:
     if isinstance(y, Tensor):
-        y = y.detach().cpu().numpy()
-    array = np.asarray(y)
+        y = to_array(y, "y")
+    try:
+        array = np.asarray(y)
+    except ValueError as error:
+        raise DataError(
+            "y has rows of unequal lengths. Give one label a sample, (n,), or numbers, "
+            "(n, columns)."
+        ) from error
     return array if array.dtype.kind in "buif" else np.asarray(y, dtype=object)
 
 

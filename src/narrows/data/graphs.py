@@ -13,6 +13,7 @@ from scipy.sparse import coo_array, csc_array, csr_array, issparse
 from torch import Tensor
 
 from narrows.data.frames import is_frame
+from narrows.data.tensors import to_array
 from narrows.errors import DataError, DataTypeError
 
 __all__ = [
@@ -421,7 +422,7 @@ def _rows(features: Any, where: str) -> Array:
 
 def _array(values: Any, what: str, where: str) -> Array:
     if isinstance(values, Tensor):
-        return values.detach().cpu().numpy()
+        return to_array(values, where)
     if isinstance(values, Iterable) and not _sized(values):
         values = list(values)
     try:

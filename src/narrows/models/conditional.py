@@ -159,6 +159,8 @@ class ConditionalVAE(_Conditioned, VAE):
         """Add a classifier where the condition is a label."""
         net, given = super().build(modality), modality.condition
         if isinstance(given, Labels):
+            if given.labelled < 1:
+                self.refuse_set(["free_bits", "distortion"], "needs the labels of all samples")
             sizes = Sizes(modality.shape, (given.width,), (given.width,), modality.shape)
             return LabelNet(net, networks(self, modality, sizes)[0], given, self.alpha)
         self.refuse_set(["alpha"], "weighs the classifier of labels, and has no effect on numbers")

@@ -241,10 +241,22 @@ class Latent(nn.Module):
         """Return n draws of what `forward` takes as noise, ``(n, *code_shape)``, on the CPU."""
         return torch.randn(n, *self.code_shape, generator=generator)
 
+    @torch.no_grad()
     def statistics(self, h: Tensor) -> Charges:
-        """Return what the history shows of the codes, 0-d each."""
-        del h
-        return {}
+        """Return what the history shows of a batch's codes, 0-d each: of integers, their use.
+
+        "perplexity" is exp(entropy), "usage" the share of the values that occur; both are means
+        over the codebooks.
+        """
+        if not self.categories:
+            return {}
+        kept, one = self.pack(h).long(), torch.ones((), device=h.device)
+        books = torch.tensor(self.books, device=h.device).expand_as(kept)
+        empty = one.new_zeros(max(self.books) + 1, self.categories)
+        counts = empty.index_put((books, kept), one, accumulate=True)
+        share = counts / counts.sum(1, keepdim=True)
+        entropy = -torch.xlogy(share, share).sum(1)
+        return {"perplexity": entropy.exp().mean(), "usage": (share > 0).float().mean()}
 
     def update(self, h: Tensor, z: Tensor, weight: Tensor | None = None) -> None:
         """Change running state (codebooks) after an optimizer step.

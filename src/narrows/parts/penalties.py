@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from narrows.errors import ParameterError
 from narrows.parts import divergences
+from narrows.parts.categorical import Categorical
 from narrows.parts.latents import shares
 from narrows.parts.transformers import Block
 
@@ -81,9 +82,32 @@ class Slope(Penalty):
 
 
 class SlopeAtX(Slope):
-    """A penalty of derivatives by x."""
+    """A penalty of the code's derivatives by x."""
 
     calculates = True
+
+    def build(self, model: "BaseAutoencoder", net: "Net", shape: tuple[int, ...]) -> None:
+        """Refuse codes that move in steps, too."""
+        super().build(model, net, shape)
+        if net.latent.categories:
+            raise ParameterError(
+                f"The penalty '{self.price.__name__}' is the slope of the code, and that of "
+                f"{type(net.latent).__name__} is made of integers: its slope is 0. Name another "
+                "penalty, or a continuous code."
+            )
+
+
+class OfAmounts(Penalty):
+    """A penalty of how large the values of a code are."""
+
+    def build(self, model: "BaseAutoencoder", net: "Net", shape: tuple[int, ...]) -> None:
+        """Refuse values that always have one sum."""
+        del model, shape
+        if isinstance(net.latent, Categorical):
+            raise ParameterError(
+                f"The penalty '{self.price.__name__}' charges how large codes are, and what a "
+                "categorical code chooses always sums to 1. Name another penalty or code."
+            )
 
 
 class OfWeights(Penalty):
@@ -127,7 +151,7 @@ PENALTIES: dict[str, Penalty] = {}
 penalty = Penalty.register
 
 
-@penalty
+@OfAmounts.register
 def l1(net: "Net", step: "Step") -> Tensor:
     """Return sum_j |z_j|, ``(batch,)``: codes pay for being away from zero (Ng, 2011)."""
     del net

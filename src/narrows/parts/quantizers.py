@@ -84,23 +84,6 @@ class Grid(Latent):
         columns = rows.view(-1, prod(grid), rows.shape[1]).transpose(1, 2)
         return columns.reshape(-1, rows.shape[1], *grid)
 
-    @torch.no_grad()
-    def statistics(self, h: Tensor) -> Charges:
-        """Return exp(entropy) of the use of the codes in the batch, and the share that is used.
-
-        They are means over the codebooks.
-        """
-        shares = []
-        kept, one = self.pack(h), torch.ones((), device=h.device)
-        for book in range(max(self.books) + 1):
-            of_book = [place for place, own in enumerate(self.books) if own == book]
-            index = kept[:, of_book].flatten().long()
-            counts = one.new_zeros(self.categories).index_put((index,), one, accumulate=True)
-            shares.append(counts / len(index))
-        share = torch.stack(shares)
-        entropy = -torch.xlogy(share, share).sum(1)
-        return {"perplexity": entropy.exp().mean(), "usage": (share > 0).float().mean()}
-
 
 @latent
 class Codebook(Grid):
