@@ -42,6 +42,18 @@ def test_every_benchmark_and_its_result_is_linked():
     assert links == scripts | results | {"peers/README.md"}
 
 
+def test_every_link_within_the_repository_leads_somewhere():
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/**/*.md")]
+    broken = [
+        f"{page.relative_to(ROOT)}: {link}"
+        for page in pages
+        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
+        if "://" not in link and not (page.parent / link).exists()
+    ]
+    assert len(pages) > 60
+    assert broken == []
+
+
 @pytest.mark.usefixtures("registries")
 def test_every_seam_of_the_extending_page_works():
     names: dict = {"__name__": "extending"}

@@ -305,8 +305,8 @@ class VAEGAN(_Adversarial):
     speckle. The critic of dense nets is dense; other nets meet convolutions where the data are
     images.
 
-    Use it for images sharpened by a likeness that is learned; not to measure errors in pixels or
-    to train unattended.
+    Use it for images that are compared by learned features, not by pixels alone; not where errors
+    must be small, or to train unattended.
 
     Args:
         beta: weight of the KL divergence.
