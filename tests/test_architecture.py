@@ -207,7 +207,7 @@ def test_a_model_is_a_preset_whose_methods_have_few_lines(name):
     assert len(lines) <= 15, "\n".join(lines)
 
 
-def test_storage_opens_for_writing_in_its_two_writers():
+def test_storage_opens_for_writing_in_its_two_writers_and_to_lock():
     tree = ast.parse(STORAGE.read_text())
     opening = {
         function.name: [
@@ -219,7 +219,7 @@ def test_storage_opens_for_writing_in_its_two_writers():
         if isinstance(function, ast.FunctionDef)
     }
     opened = {name: len(calls) for name, calls in opening.items() if calls}
-    assert opened == {"append": 1, "atomic_write": 1}
+    assert opened == {"append": 1, "atomic_write": 1, "locked": 1}
 
 
 # -- the checks themselves ----------------------------------------------------------------------

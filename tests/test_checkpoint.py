@@ -10,6 +10,7 @@ import torch
 from sklearn.datasets import load_digits
 
 import narrows
+from narrows import checkpoint
 from narrows.errors import FileError, ModelFileError, ParameterError
 from narrows.training import Training
 
@@ -162,6 +163,27 @@ def test_resumed_is_never_stopped(cls, variant, tmp_path, stop_after, monkeypatc
         np.testing.assert_array_equal(whole.sample(3), resumed.sample(3))
 
 
+@pytest.mark.parametrize(
+    "cls",
+    [
+        pytest.param(cls, marks=() if cls is narrows.CategoricalVAE else pytest.mark.wide)
+        for cls in CLASSES
+    ],
+)
+def test_a_run_that_stopped_before_its_validation_goes_on(cls, tmp_path, monkeypatch):
+    """Schedules stand where the last step left them, though none is left of the epoch."""
+    options = options_of(cls, "plain") | {"patience": 6}
+    with monkeypatch.context() as patch:
+        interrupt(patch, 4 * 2 + 4)
+        with pytest.raises(KeyboardInterrupt):
+            cls(**options).fit(X, Y, checkpoint=tmp_path)
+    assert (tmp_path / "epoch-000002-step-000004").exists()
+    resumed = cls(**options).fit(X, Y, checkpoint=tmp_path, resume=True)
+    whole = cls(**options).fit(X, Y)
+    assert unclocked(whole) == unclocked(resumed)
+    assert whole.best_epoch_ == resumed.best_epoch_
+
+
 @pytest.mark.parametrize("n", [1, 3, 5])
 def test_it_does_not_matter_where_a_run_is_stopped(n, tmp_path, stop_after):
     model = narrows.VAE(**SMALL)
@@ -218,6 +240,13 @@ def test_checkpoints_do_not_change_the_run(tmp_path):
     assert_same(
         narrows.VAE(**SMALL).fit(X), narrows.VAE(**SMALL).fit(X, checkpoint=tmp_path / "a")
     )
+
+
+def test_checkpoints_are_in_the_order_of_their_numbers(tmp_path):
+    names = ["epoch-000002", "epoch-999999", "epoch-999999-step-000012", "epoch-1000000"]
+    for name in sorted(names):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in checkpoint._checkpoints(tmp_path)] == names
 
 
 def test_the_newest_three_are_kept(tmp_path):

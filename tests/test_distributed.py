@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,16 @@ class _Stops(narrows.VAE):
             raise Stop
 
 
+class _Interrupted(narrows.VAE):
+    """The second process gets a signal, twice, early in the third epoch."""
+
+    def losses(self, batch):
+        if 0.5 < self.net_.progress < 0.6 and torch.distributed.is_initialized():
+            for _ in range(2 * torch.distributed.get_rank()):
+                signal.raise_signal(signal.SIGINT)
+        return super().losses(batch)
+
+
 class _Ends(narrows.Autoencoder):
     """The second process ends in the middle of training."""
 
@@ -132,6 +143,9 @@ def train_together(out):
     found["unseeded"] = alike(model)
     with pytest.raises(Stop):
         _Stops(**SHORT).fit(X, strategy="ddp", checkpoint=out.with_name("kept"))
+    many = SHORT | {"batch_size": 4}
+    with pytest.raises(KeyboardInterrupt):
+        _Interrupted(**many).fit(X, strategy="ddp", checkpoint=out.with_name("interrupted"))
     found["graph"] = sentence(graph, (edges, X[:3]))
     found["compile"] = sentence(narrows.VAE(**quick, compile=True), X)
     found["other data"] = sentence(narrows.VAE(**quick), X[:: 1 - 2 * rank])
@@ -189,6 +203,16 @@ def test_one_process_goes_on_from_what_two_kept(together):
     assert [row["epoch"] for row in model.history_] == [1, 2, 3, 4]
     for mine, theirs in zip(whole.history_, model.history_, strict=True):
         assert theirs["loss"] == pytest.approx(mine["loss"], rel=1e-4)
+
+
+def test_a_signal_to_one_process_saves_and_ends_all_of_them(together):
+    folder, many = together["run"].with_name("interrupted"), SHORT | {"batch_size": 4}
+    *_, newest = sorted(path.name for path in folder.glob("epoch-*"))
+    assert newest.startswith("epoch-000002-step-0000")
+    model = _Interrupted(**many).fit(load_iris().data, checkpoint=folder, resume=True)
+    whole = _Interrupted(**many).fit(load_iris().data)
+    for mine, theirs in zip(whole.history_, model.history_, strict=True):
+        assert theirs["loss"] == pytest.approx(mine["loss"], rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,15 @@ def test_partial_fit_does_not_harm_what_fit_has_learned():
         assert model.partial_fit(X).score(X) > before - 0.1
 
 
+def test_the_rate_of_partial_fit_rises_once_whatever_the_sizes_of_its_calls(digits):
+    model = narrows.Autoencoder(latent_dim=2, hidden=(8,), batch_size=16, learning_rate=2e-3)
+    rates = [
+        model.partial_fit(X).history_[-1]["learning_rate"] for X in (digits, *[digits[:16]] * 3)
+    ]
+    steps = len(digits) // 16 + np.arange(4)
+    assert rates == pytest.approx(2e-3 * np.minimum(1, steps / 100))
+
+
 def test_partial_fit_learns_from_pieces(digits):
     model = narrows.Autoencoder(**SMALL, learning_rate=0.01)
     model.partial_fit(digits)

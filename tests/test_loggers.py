@@ -9,8 +9,9 @@ import types
 import pytest
 
 import narrows
+from narrows import loggers
 from narrows.callbacks import Callback
-from narrows.errors import MissingExtraError
+from narrows.errors import FileError, MissingExtraError
 from narrows.loggers import JSONL, MLflow, TensorBoard
 from narrows.storage import append
 
@@ -64,6 +65,23 @@ def test_the_file_of_a_resumed_run_is_whole(digits, tmp_path):
     model.fit(digits, checkpoint=folder, resume=True, callbacks=[JSONL(path)])
     assert rows(path) == model.history_
     assert len(model.history_) == 4
+
+
+@pytest.mark.parametrize("epoch", [2, 4])
+def test_a_line_that_cannot_be_written_is_written_later(epoch, digits, tmp_path, monkeypatch):
+    path, calls = tmp_path / "history.jsonl", []
+
+    def full(place, line):
+        calls.append(line)
+        if len(calls) == epoch:
+            append(place, line[:20])
+            raise FileError("There is no space left.")
+        append(place, line)
+
+    monkeypatch.setattr(loggers, "append", full)
+    with pytest.warns(UserWarning, match="no space left. The next epoch writes all of them anew"):
+        model = narrows.VAE(**SMALL).fit(digits, callbacks=[JSONL(path)])
+    assert rows(path) == model.history_
 
 
 def test_where_training_went_back_the_file_does_too(tmp_path):
@@ -166,6 +184,16 @@ def test_tensorboards_curves_of_a_resumed_run_are_whole(digits, tmp_path, writer
     model.fit(digits, checkpoint=states, resume=True, callbacks=[TensorBoard(tmp_path)])
     assert [step for step, _ in writers[1].scalars["train/nll"]] == [1, 2, 3, 4]
     assert writers[1].purge_step == 1  # what the first writer wrote is hidden
+
+
+def test_where_training_went_back_tensorboards_curves_do_too(tmp_path, writers):
+    logger, training = TensorBoard(tmp_path), types.SimpleNamespace(history=[])
+    training.model = narrows.VAE()
+    logger.start(training)
+    for epoch in (1, 2, 3, 2, 3):
+        logger.epoch(training, {"epoch": epoch, "nll": 1.0})
+    assert [writer.purge_step for writer in writers] == [1, 2]
+    assert [step for step, _ in writers[1].scalars["train/nll"]] == [2, 3]
 
 
 def test_tensorboard_itself_reads_it(digits, tmp_path):

@@ -13,6 +13,7 @@ import torch
 from sklearn.datasets import load_iris
 
 import narrows
+from narrows.callbacks import Callback
 from narrows.cli import main
 from narrows.cli.plan import Plan
 from narrows.errors import FileError, ModelFileError
@@ -79,6 +80,14 @@ def held():
     tensors = [t for t in gc.get_objects() if type(t) in (torch.Tensor, torch.nn.Parameter)]
     storages = [t.untyped_storage() for t in tensors if t.device.type == "cpu"]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+class _Enough(Callback):
+    """Lets the second epoch be the last."""
+
+    def epoch(self, training, row):
+        if training.epoch == 2:
+            training.end_after_epoch()
 
 
 class _Heavy(narrows.Autoencoder):
@@ -167,6 +176,9 @@ def of_two(out):
     names = ("again", "whole", "alone")
     found |= {name: went_on(out.with_name(name), strategy="fsdp") for name in names}
     found["timed"] = went_on(out.with_name("timed"), strategy="fsdp", checkpoint_every="0.001 s")
+    ended = narrows.VAE(**SHORT)
+    options = {"checkpoint": out.with_name("ended"), "callbacks": [_Enough()]}
+    found["ended"] = ended.fit(X, strategy="fsdp", **options).n_iter_
     found["failing"] = failing(out.with_name("failing"))
     found["code"] = main([*COMMAND.split(), "--out", str(out.with_name("run"))])
     return found
@@ -255,6 +267,10 @@ def one(tmp_path_factory):
 def assert_same_run(found, expected):
     for mine, theirs in zip(expected[0], found[0], strict=True):
         assert theirs == pytest.approx(mine, rel=1e-4)
+
+
+def test_a_callback_ends_the_run_of_all(two):
+    assert two["ended"] == 2
 
 
 def test_as_many_processes_go_on_bit_for_bit(two):

@@ -33,7 +33,7 @@ def test_little_of_it_is_outside_of_the_steps(cls):
         model = cls(epochs=20, verbose=0).fit(X)
         return 1 - sum(row["seconds"] for row in model.history_) / (time.perf_counter() - start)
 
-    assert median(outside() for _ in range(3)) < 0.2  # 0.07 on a quiet machine
+    assert median(outside() for _ in range(3)) < 0.15  # 0.07 on a quiet machine
 
 
 def test_it_imports_nothing_that_it_does_not_use():

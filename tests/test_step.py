@@ -67,6 +67,14 @@ def test_parts_make_the_step_of_the_whole_batch(cls, digits):
         torch.testing.assert_close(tensor, wanted[name], rtol=1e-6, atol=1e-6)
 
 
+def test_the_losses_of_all_moves_of_the_autoencoder_add_up(digits):
+    model = _Game(**SMALL).fit(digits)
+    for row in model.history_:
+        for part in ("", "validation_"):
+            parts = row[f"{part}nll"] + row[f"{part}fool"]
+            assert row[f"{part}loss"] == pytest.approx(parts, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("n", "parts", "sizes"),
     [(8, 1, [8]), (8, 2, [4, 4]), (7, 3, [3, 2, 2]), (3, 3, [3]), (5, 4, [3, 2]), (1, 2, [1])],

@@ -166,6 +166,21 @@ def test_skipped_updates_are_told(wine):
         narrows.fit_together([_Steep(seed=k, **SMALL) for k in range(2)], wine)
 
 
+@pytest.mark.filterwarnings("ignore:The gradient of _Broken became nan")
+def test_a_model_of_which_no_update_is_sound_does_not_count_as_fitted(wine):
+    class _Broken(narrows.Autoencoder):
+        edge: NonNegative = 0.0
+
+        def objective(self, step):
+            late = (step.progress > 0.2).float()
+            steep = self.edge * (step.z[:, 0] - step.z[:, 0].detach() - late)
+            return {"nll": step.nll, "edge": (1 + steep).sqrt()}
+
+    models = [_Broken(seed=k, **SMALL | {"epochs": 300, "edge": float(k)}) for k in range(2)]
+    with pytest.raises(narrows.errors.TrainingError, match="all but those at 1 are fitted"):
+        narrows.fit_together(models, wine)
+
+
 CLASSES = [cls for cls in narrows.MODELS.values() if cls.__module__.startswith("narrows.")]
 
 

@@ -7,6 +7,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from functools import partial
+from itertools import count
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ KEPT = 3
 """How many checkpoints stay in the folder."""
 FREE = {"verbose"}
 """Fields that may change between a run and its resumption."""
+LOOK = 16
+"""Steps after which several processes tell one another of signals."""
 SECONDS = {"s": 1, "min": 60, "h": 3600}
 
 
@@ -36,9 +40,9 @@ def kept(
 ) -> Iterator[Run]:
     """Yield what runs a training, with its state in a folder that no other run may write to.
 
-    SIGINT and SIGTERM act after the step under way, once the state is saved; a second one acts at
-    once, and so does the first one on several processes. Of a save that fails a warning tells, and
-    training goes on.
+    SIGINT and SIGTERM act after the step under way, once the state is saved, and a second one at
+    once. Several processes look every `LOOK` steps whether one of them got a signal; then all end.
+    Of a save that fails a warning tells, and training goes on.
 
     Args:
         training: the run, before its first step.
@@ -70,7 +74,8 @@ def kept(
                     "or choose another folder."
                 )
         saves = training.processes.saves
-        yield _Saver(training, folder, every, ours).run if saves else training.run
+        run = _Saver(training, folder, every, ours).run if saves else training.run
+        yield run if training.processes.count == 1 else partial(_run_together, training, run)
 
 
 def interval(every: int | str) -> tuple[float, float]:
@@ -192,12 +197,16 @@ class _Saver:
             if self.steps == self.seconds or self.due or training.over:
                 self.write()
             report(training)
-            if training.ending:  # a callback ended the run: this was the last epoch
+            if training.processes.decided(training.ending):  # by a callback: that was the last
                 self.write()
 
         self.training.after_step.append(self.after_step)
-        if self.training.processes.count > 1:  # one that stopped would leave the others waiting
-            self.training.run(after_epoch)
+        if self.training.processes.count > 1:  # `_run_together` holds signals
+            try:
+                self.training.run(after_epoch)
+            except Stopped:
+                self.write()
+                raise
             return
         with Held(self.training.stop) as signals:
             finished = False
@@ -249,6 +258,29 @@ class _Saver:
         self.done, self.since = 0, time.monotonic()
 
 
+def _run_together(training: Training, run: Run, report: Callable[[Training], None]) -> None:
+    """Run a training that ends in all processes at the same step, if one of them gets a signal.
+
+    Raises:
+        KeyboardInterrupt: another one got it.
+    """
+    steps = count(1)
+
+    def look(terms: Terms) -> None:
+        del terms
+        if next(steps) % LOOK == 0 and training.processes.any(bool(signals.caught)):
+            training.stop()
+
+    with Held(lambda: None, repeated=True) as signals:
+        training.after_step.insert(0, look)
+        with suppress(Stopped):
+            run(report)
+        if training.processes.any(bool(signals.caught)):
+            training.stopping = False
+            signals.release()
+            raise KeyboardInterrupt
+
+
 def _make(folder: Path) -> None:
     """Make a folder, and find out whether it can be written."""
     try:
@@ -274,4 +306,5 @@ def _compare(path: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
 
 def _checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints in a folder, from the first to the newest."""
-    return sorted(path for path in folder.glob("epoch-*") if path.is_dir())
+    found = (path for path in folder.glob("epoch-*") if path.is_dir())
+    return sorted(found, key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)])

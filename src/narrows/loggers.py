@@ -2,11 +2,12 @@
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from narrows.callbacks import Callback
-from narrows.errors import MissingExtraError
+from narrows.errors import FileError, MissingExtraError
 from narrows.storage import append, atomic_write
 
 if TYPE_CHECKING:
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from narrows.training import Training
 
 __all__ = ["JSONL", "MLflow", "TensorBoard"]
+
+BROKEN = -2
+"""Lines in a file of which the last one may be in part."""
 
 
 class JSONL(Callback):
@@ -38,12 +42,22 @@ class JSONL(Callback):
         self.lines = len(training.history)
 
     def epoch(self, training: "Training", row: "Row") -> None:
-        """Write a line, or all anew where training went back to an earlier epoch."""
-        self.lines += 1
-        if self.lines != len(training.history):
+        """Write a line, or all anew where training went back or a line could not be written."""
+        try:
+            if self.lines == len(training.history) - 1:
+                append(self.path, _line(row))
+                self.lines += 1
+            else:
+                self.start(training)
+        except FileError as error:
+            if self.lines >= 0:
+                warnings.warn(f"{error} The next epoch writes all of them anew.", stacklevel=2)
+            self.lines = BROKEN
+
+    def finish(self, training: "Training", error: BaseException | None) -> None:
+        """Write all anew where the last line could not be written."""
+        if self.lines == BROKEN:
             self.start(training)
-        else:
-            append(self.path, _line(row))
 
 
 class TensorBoard(Callback):
@@ -70,13 +84,23 @@ class TensorBoard(Callback):
 
     def start(self, training: "Training") -> None:
         """Open the file of events."""
-        self.writer = self.library.SummaryWriter(str(self.folder), purge_step=1, flush_secs=5)
+        self.open(1)
         self.writer.add_text("fields", json.dumps(training.model.fields(), indent=1))
         for row in training.history:
             self.epoch(training, row)
 
+    def open(self, epoch: int) -> None:
+        """Open a file of events, in which this epoch and later ones are written anew."""
+        folder = str(self.folder)
+        self.writer = self.library.SummaryWriter(folder, purge_step=epoch, flush_secs=5)
+        self.next = epoch
+
     def epoch(self, training: "Training", row: "Row") -> None:
-        """Write a point of every curve."""
+        """Write a point of every curve; where training went back, in the place of later ones."""
+        if row["epoch"] < self.next:
+            self.writer.close()
+            self.open(int(row["epoch"]))
+        self.next = int(row["epoch"]) + 1
         for name, value in _curves(row).items():
             part = "validation" if name.startswith("validation_") else "train"
             tag = f"{part}/{name.removeprefix('validation_')}"

@@ -63,7 +63,7 @@ class Recovery:
             self.check()
             if steps >= APART and training.skipped - skipped >= steps:
                 training.log.fail("gradient", nan, training.log.step)
-            self.good = training.snapshot()
+            self.good = None if training.over else training.snapshot()
 
     def go_back(self, error: NonFiniteError) -> None:
         """Go back to the last good state, and halve the learning rates.

@@ -19,10 +19,12 @@ class Held:
 
     Args:
         notice: called when a signal comes, inside of its handler.
+        repeated: whether further signals may be the same one again, from whoever passes it on;
+            they are passed over.
     """
 
-    def __init__(self, notice: Callable[[], None]) -> None:
-        self.notice, self.caught = notice, 0
+    def __init__(self, notice: Callable[[], None], repeated: bool = False) -> None:
+        self.notice, self.repeated, self.caught = notice, repeated, 0
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> "Held":
@@ -49,6 +51,6 @@ class Held:
     def _catch(self, number: int, frame: FrameType | None) -> None:
         del frame
         again, self.caught = self.caught, number
-        if again:
+        if again and not self.repeated:
             self.release()
         self.notice()

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -208,13 +209,18 @@ def recover(folder: Path) -> None:
     """Tidy up what writers that died left in a folder; what they had set aside comes back."""
     for partial in folder.glob(".*.partial"):
         shutil.rmtree(partial, ignore_errors=True)
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
     for previous in folder.glob(".*.previous"):
         path = folder / previous.name.removeprefix(".").removesuffix(".previous")
         if path.exists():
             shutil.rmtree(previous, ignore_errors=True)
         else:
             previous.replace(path)
+
+
+LOCK = ".lock"
+"""The file that is locked where a folder cannot be; it stays."""
 
 
 @contextmanager
@@ -227,25 +233,49 @@ def locked(folder: Path) -> Iterator[Callable[[], bool]]:
     Raises:
         FileError: another process holds it.
     """
-    import fcntl
-
     handle = os.open(folder, os.O_RDONLY)
 
     def same() -> bool:
-        return folder.exists() and os.path.samestat(os.stat(folder), os.fstat(handle))
+        try:
+            return os.path.samestat(os.stat(folder), os.fstat(handle))
+        except OSError:  # it is gone, or its file system is
+            return False
 
+    handles = [handle]
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _hold(handle):  # a network's file system locks files that can be written, alone
+                handles.append(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT))
+                if not _hold(handles[-1]):
+                    warnings.warn(
+                        f"{folder} cannot be locked: see to it that no other run writes to it.",
+                        stacklevel=4,
+                    )
         except BlockingIOError as error:
             raise FileError(
                 f"Another run is writing to {folder}: wait for its end, or choose another folder."
             ) from error
-        except OSError:
-            pass  # a file system without locks
         yield same
     finally:
-        os.close(handle)
+        for each in handles:
+            os.close(each)
+
+
+def _hold(handle: int) -> bool:
+    """Lock what is open, and tell whether its file system has such locks.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False
+    return True
 
 
 def pack(

@@ -78,6 +78,7 @@ class Training:
         self.execution = Execution(self)
         self.sampler = torch.Generator().manual_seed(seed)
         self.epoch = self.position = 0  # epochs that are done, and steps of the one under way
+        self.before = 0  # steps of the epochs that are done, where there is no end of them
         self.order, self.started = self.sampler.get_state(), time.perf_counter()
         self.log = Log(self)
         self.history: list[Row] = []
@@ -105,9 +106,10 @@ class Training:
             while not self.over:
                 try:
                     self.run_epoch()
+                    self.agree()
                     self.recovery.keep()
                     report(self)
-                    self.ending = bool(self.processes.alike({"ending": self.ending})["ending"])
+                    self.agree()
                 except NonFiniteError as error:
                     self.recovery.go_back(error)
         self.end()
@@ -194,6 +196,10 @@ class Training:
         """Where the run is."""
         return {"epoch": self.epoch, "step": self.position}
 
+    def agree(self) -> None:
+        """Let all processes know whether the first one was asked for the end."""
+        self.ending = bool(self.processes.alike({"ending": self.ending})["ending"])
+
     def end_after_epoch(self) -> None:
         """Let the epoch that runs, or the one that just ended, be the last."""
         self.ending = True
@@ -255,10 +261,14 @@ class Training:
 
     def turn_to(self, progress: float | Tensor, *rates: float | Tensor) -> None:
         """Write how far the stage is, and each player's learning rate."""
-        for clock in self.clocks:
-            clock.fill_(progress)
+        self.set_clocks(progress)
         for optimizer, rate in zip(self.optimizers.values(), rates, strict=True):
             optimizer.rate.fill_(rate)
+
+    def set_clocks(self, progress: float | Tensor) -> None:
+        """Write how far the stage is."""
+        for clock in self.clocks:
+            clock.fill_(progress)
 
     def clear(self, done: int, steps: int) -> None:
         """Clear what faded from the optimizers' moments, where that is due within some steps."""
@@ -284,7 +294,7 @@ class Training:
             steps: of an epoch.
         """
         if self.epochs is None:
-            return 1.0, min(1.0, (done + 1) / GENTLE)
+            return 1.0, min(1.0, (self.before + done - self.epoch * steps + 1) / GENTLE)
         total = self.length(self.stage) * steps
         return done / total, self.schedule(done, total)
 
@@ -296,7 +306,7 @@ class Training:
         logged: Terms = {}
         for turn in self.turns(batch):
             self.optimizers[turn.player].update(self.processes.average(turn.gradients))
-            logged |= turn.means
+            logged = merged(logged, turn.means)
             if turn.steps:
                 step = joined(turn.steps)
                 if watch:
@@ -328,7 +338,7 @@ class Training:
             for batch in source.batches(max(self.model.batch_size, 1024)):
                 terms: Terms = {}
                 for move in self.moves(batch):
-                    terms |= total(move, batch.weight)[1]
+                    terms = merged(terms, total(move, batch.weight)[1])
                     if move.step is not None:
                         terms |= self.stage.net.statistics(move.step)
                 log.add(terms, batch)
@@ -398,11 +408,16 @@ class Training:
         for name, optimizer in self.optimizers.items():
             for key, value in optimizer.state().items():
                 value.copy_(parts[name].get(key, value))  # partial_fit may have got an ema since
+        if self.position:  # what comes next may be the validation, which makes no step
+            steps = self.source.steps(self.model.batch_size)
+            done = (self.epoch - self.stage.start) * steps + self.position - 1
+            self.set_clocks(self.course(done, steps)[0])
         self.order = tensors["sampler"].cpu()
         self.sampler.set_state(self.order)
         torch.set_rng_state(tensors["noise"].cpu())
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["noise_cuda"].cpu(), self.device)
+        self.before = int(next(iter(self.optimizers.values())).count)
         loss, epoch = numbers["best"]
         self.best = Best(loss, epoch, parts["best"])
 
@@ -419,6 +434,12 @@ def total(move: Move, weight: Tensor | None) -> tuple[Tensor, Terms]:
     loss = first if not others else torch.stack([first, *others]).sum()
     logged = {name: mean.detach() for name, mean in means.items()}
     return loss, logged | ({"loss": loss.detach()} if move.player == "autoencoder" else {})
+
+
+def merged(terms: Terms, more: Terms) -> Terms:
+    """Return the terms of several moves; their losses add up."""
+    both = {"loss": terms["loss"] + more["loss"]} if "loss" in terms and "loss" in more else {}
+    return terms | more | both
 
 
 def average(term: Tensor, weight: Tensor | None) -> Tensor:

@@ -4,12 +4,14 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import subprocess
 from contextlib import suppress
 
 import pytest
 
 from narrows.errors import FileError
+from narrows.storage import locked
 from narrows.training import Training
 
 GOES_ON = "Training goes on, and tries to save its state the next time"
@@ -112,6 +114,50 @@ def test_a_folder_that_vanishes(replaced, run, undisturbed, at_epoch, tmp_path):
     assert not replaced or not any(folder.iterdir())
     assert replaced or not folder.exists()
     assert run.fit(tmp_path / "elsewhere", resume=True) == undisturbed
+
+
+def test_a_file_system_that_is_gone(run, undisturbed, at_epoch, monkeypatch, tmp_path):
+    """As a network's is, whose folder was made anew elsewhere."""
+
+    look = os.stat
+
+    def stale(path, **options):
+        if path == tmp_path:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return look(path, **options)
+
+    at_epoch(3, lambda: monkeypatch.setattr(os, "stat", stale))
+    with pytest.warns(UserWarning, match=f"has vanished, or is another one by now. {GOES_ON}"):
+        assert run.fit(tmp_path) == undisturbed
+
+
+@pytest.fixture
+def without_locks(monkeypatch):
+    """Return a function that takes locks from a file system: of folders, or all of them."""
+    flock = fcntl.flock
+
+    def arm(files=False):
+        def refusing(handle, how):
+            if files or stat.S_ISDIR(os.stat(handle).st_mode):
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            flock(handle, how)
+
+        monkeypatch.setattr(fcntl, "flock", refusing)
+
+    return arm
+
+
+def test_where_folders_have_no_locks_a_file_has(run, undisturbed, without_locks, tmp_path):
+    without_locks()
+    with locked(tmp_path), pytest.raises(FileError, match="Another run is writing to"):
+        run.fit(tmp_path)
+    assert run.fit(tmp_path) == undisturbed
+
+
+def test_a_file_system_without_locks_is_told(run, undisturbed, without_locks, tmp_path):
+    without_locks(files=True)
+    with pytest.warns(UserWarning, match="cannot be locked: see to it that no other run"):
+        assert run.fit(tmp_path) == undisturbed
 
 
 @pytest.mark.parametrize("resume", [False, True])

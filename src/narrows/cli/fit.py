@@ -276,7 +276,7 @@ def _train(
 def _epochs_saved(place: Path) -> int | None:
     """Return how many epochs the newest checkpoint of a run has behind it, None without one."""
     saved = (place / CHECKPOINTS).glob("epoch-*")
-    return max((int(path.name[6:12]) for path in saved), default=None)
+    return max((int(path.name.split("-")[1]) for path in saved), default=None)
 
 
 def _evaluate(model: "BaseAutoencoder", X: Any, weight: Any = None) -> "Evaluation":

@@ -80,6 +80,14 @@ class Processes:
         exchange(dist.broadcast, values, 0)
         return dict(zip(row, values.tolist(), strict=True))
 
+    def any(self, here: bool) -> bool:
+        """Return whether something is so in any of them."""
+        if self.count == 1:
+            return here
+        found = torch.tensor(float(here), device=self.device)
+        exchange(dist.all_reduce, found)
+        return bool(found)
+
     def agree(self, known: dict[str, Any]) -> None:
         """Compare what must be the same in all processes.
 

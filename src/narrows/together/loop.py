@@ -16,11 +16,12 @@ from torch.utils._pytree import tree_map
 
 from narrows.compiled import Graph, GraphError, compiling, repays
 from narrows.data.sources import Batch
-from narrows.errors import TrainingError
+from narrows.errors import NonFiniteError, TrainingError
 from narrows.execution import WATCHED
 from narrows.log import Row
 from narrows.net import Terms
 from narrows.optimizer import CLEARED
+from narrows.recovery import APART
 from narrows.runtime import cuda_devices, keep_memory
 from narrows.together.draws import Found, Noise
 from narrows.together.optimizer import StackedAdamW
@@ -100,6 +101,7 @@ class Joint:
         self.compiled = self.repays()
         self.graph: Callable[[Batch], Terms] | None = None
         self.epoch, self.present = 0, list(range(len(runs)))
+        self.looked = 0, [0.0] * len(runs)  # the epoch when skipped updates were counted
         self.errors: list[TrainingError | None] = [None] * len(runs)
 
     def repays(self) -> bool:
@@ -150,6 +152,19 @@ class Joint:
                 row |= {f"validation_{name}": value for name, value in more.items()}
                 self.runs[k].record(row)
         self.epoch += 1
+        self.find_stuck()
+
+    def find_stuck(self) -> None:
+        """Give up models of which `APART` steps or more, and all of them, were skipped."""
+        before, known = self.looked
+        steps = (self.epoch - before) * self.lead.source.steps(self.lead.model.batch_size)
+        if steps < APART:
+            return
+        skipped = self.state.optimizer.skipped.tolist()
+        for k in self.present:
+            if skipped[k] - known[k] >= steps:
+                self.errors[k] = TrainingError("Every update was skipped.")
+        self.looked = self.epoch, skipped
 
     def train_epoch(self) -> list[Row | TrainingError]:
         """Make one pass over the sources; return each run's means."""
@@ -239,6 +254,10 @@ class Joint:
             tensor.data = tensor.data.clone()
         for optimizer in run.optimizers.values():
             optimizer.skipped.copy_(self.state.optimizer.skipped[k])
+        try:
+            run.recovery.check()
+        except NonFiniteError as error:
+            self.errors[k] = error
 
     # -- before training -----------------------------------------------------------------------
 
