@@ -35,7 +35,7 @@ def of_processes():
 
 
 TOGETHER = of_processes()
-JACOBIANS = ("Contractive", "Hamiltonian", "jacobian", "gradient_penalty")
+JACOBIANS = ("Contractive", "Hamiltonian", "Riemannian", "'jac", "jacobian", "gradient_penalty")
 CASES = [case for case in TOGETHER.CASES if not any(name in case for name in JACOBIANS)]
 AWAY = "ParameterError: strategy='fsdp' gathers the weights of a layer while it runs"
 # Each way in which weights are read; the slow test has the others too.

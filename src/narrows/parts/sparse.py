@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from narrows.errors import ParameterError
 from narrows.parts.latents import Charges, Latent, latent, shares
@@ -238,8 +237,9 @@ class Gated(Sparse):
 
     def price(self, net: "Net", step: "Step", weight: float) -> "Terms":
         """Return the charge in units of the nll, and the nll of relu(h) with fixed atoms."""
-        fixed = {name: value.detach() for name, value in net.decoder.named_parameters()}
-        out = functional_call(net.decoder, fixed, (step.h.relu(), step.batch))
+        code = step.h.relu()
+        out, same = (net.decoder(each, step.batch) for each in (code, code.detach()))
+        out = out - (same - same.detach())  # what the atoms would get cancels out
         gates = net.likelihood.nll(out, step.batch.target, step.batch.mask)
         unit = torch.as_tensor(net.likelihood.unit).detach()
         return {"sparsity": weight * unit * step.charges["sparsity"], "gates": gates}
