@@ -13,7 +13,8 @@ from narrows.log import Log
 from narrows.net import Move, Net
 from narrows.optimizer import CLEARED
 from narrows.parts.latents import Gaussian
-from narrows.training import Training, average, total
+from narrows.terms import average, total
+from narrows.training import Training
 
 SMALL = {"latent_dim": 2, "hidden": (8,), "epochs": 4, "batch_size": 32}
 

@@ -24,6 +24,7 @@ from narrows.recovery import Recovery, State
 from narrows.runtime import cuda_devices, keep_memory, seed_noise
 from narrows.schedules import schedule_of
 from narrows.stopping import RULES, Best, losses_of
+from narrows.terms import merged, total
 
 if TYPE_CHECKING:
     from narrows.base import BaseAutoencoder
@@ -425,31 +426,6 @@ class Training:
 def clocks(stage: Stage) -> list[Tensor]:
     """Return the buffers of a stage's net that hold how far it is."""
     return [b for name, b in stage.net.named_buffers() if name.rpartition(".")[2] == "progress"]
-
-
-def total(move: Move, weight: Tensor | None) -> tuple[Tensor, Terms]:
-    """Return a move's loss, and the batch means of its terms (with "loss" for the autoencoder)."""
-    means = {name: average(term, weight) for name, term in move.terms.items()}
-    first, *others = means.values()
-    loss = first if not others else torch.stack([first, *others]).sum()
-    logged = {name: mean.detach() for name, mean in means.items()}
-    return loss, logged | ({"loss": loss.detach()} if move.player == "autoencoder" else {})
-
-
-def merged(terms: Terms, more: Terms) -> Terms:
-    """Return the terms of several moves; their losses add up."""
-    both = {"loss": terms["loss"] + more["loss"]} if "loss" in terms and "loss" in more else {}
-    return terms | more | both
-
-
-def average(term: Tensor, weight: Tensor | None) -> Tensor:
-    """Return the mean over the batch; a statistic of the batch stays as it is.
-
-    Weights have a mean of one over the source, so a batch of light samples counts for less.
-    """
-    if term.ndim == 0:
-        return term
-    return term.mean() if weight is None else (term * weight).mean()
 
 
 def group(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:

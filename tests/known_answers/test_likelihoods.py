@@ -10,7 +10,7 @@ import narrows
 from narrows.parts.latents import LATENTS, DiagonalGaussian
 from narrows.parts.latents import Gaussian as GaussianLatent
 from narrows.parts.likelihoods import LIKELIHOODS, Bernoulli, Discrete, Gaussian, Laplace
-from narrows.training import average
+from narrows.terms import average
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,9 @@ from torch.func import functional_call
 
 from narrows.data.sources import Batch
 from narrows.net import Step, Terms
+from narrows.terms import total
 from narrows.together.draws import Given
-from narrows.training import Training, total
+from narrows.training import Training
 
 __all__ = ["Numbers", "Pass", "tensors"]
 
