@@ -94,7 +94,7 @@ def gradients(model, x, weight):
     batch = Batch(x, x, weight=weight)
     torch.manual_seed(0)
     (move,) = model.losses(batch)
-    loss, _ = narrows.training.total(move, weight)
+    loss, _ = narrows.terms.total(move, weight)
     return torch.autograd.grad(loss, list(model.net_.parameters()))
 
 
