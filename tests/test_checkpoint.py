@@ -105,8 +105,6 @@ def options_of(cls, variant):
         narrows.VampPriorVAE,
     ):
         options.pop("batch_norm", None)
-    if cls is narrows.MaskedAutoencoder:
-        options.pop("hidden", None)
     if cls is narrows.ComposedAutoencoder:
         options |= {"code": "gaussian", "corruption": "gaussian", "penalties": {"l1": 0.1}}
     return options

@@ -53,7 +53,7 @@ for array in (TABLE, SHORT, IMAGES, VOLUMES):
     array.flags.writeable = False
 # Their decoders see more than the code: a bare one is refused with a sentence.
 NEED_CONTEXT = {narrows.MaskedAutoencoder, narrows.ResidualAutoencoder, narrows.UNetAutoencoder}
-TRANSFORMER = {"architecture": "transformer", "width": 8, "depth": 1, "heads": 2}
+TRANSFORMER = {"architecture": "transformer", "heads": 2}
 SMALL = {"mlp": (16,), "conv": (4, 6), "gru": (8,), "lstm": (8,), "transformer": (8,)}
 GRID = {"architecture": "conv", "modality": "volume"}
 # The other models are tried with them in known_answers/test_sequences.py.
@@ -181,7 +181,7 @@ def make(case, **changes):
     cls, options = CASES[case]
     name = options["architecture"]
     small = {"latent_dim": 3, "epochs": 5, "batch_size": 32, "learning_rate": 0.01}
-    build = None if cls is narrows.MaskedAutoencoder else ARCHITECTURES.get(name)
+    build = ARCHITECTURES.get(name)
     if build is not None and "hidden" in inspect.signature(build).parameters:
         small["hidden"] = SMALL.get(name)
     if cls in GRAPH_MODELS:

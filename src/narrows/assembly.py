@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "assemble",
+    "classifier",
     "likelihood_of",
     "networks",
     "options_of",
@@ -143,6 +144,12 @@ def networks(
     sizes = replace(sizes, symbols=modality.symbols)
     pair = _call(model, architectures, "architecture", name, sizes=sizes)
     return pair
+
+
+def classifier(model: "BaseAutoencoder", modality: Modality, classes: int) -> nn.Module:
+    """Return an encoder of the model's architecture from samples to the logits of classes."""
+    sizes = Sizes(modality.shape, (classes,), (classes,), modality.shape)
+    return networks(model, modality, sizes)[0]
 
 
 def likelihood_of(model: "BaseAutoencoder", modality: Modality) -> str:

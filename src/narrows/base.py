@@ -20,7 +20,7 @@ from narrows.data.modalities import MODALITIES, Modality, modality_of, read_by
 from narrows.data.sources import Batch, InMemory
 from narrows.distributed import Processes, join, leads
 from narrows.errors import ParameterError
-from narrows.fields import choices, describe_type
+from narrows.fields import Weighs, choices, describe_type
 from narrows.fitted import Codes, Fitted
 from narrows.fitting import FitOptions, check_continues, check_options, epochs, sources
 from narrows.net import Move, Net, Player, Stage, Step, Terms
@@ -79,13 +79,15 @@ class BaseAutoencoder(Fitted):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        marks = {mark.charge: name for name, mark in cls.marks() if isinstance(mark, Weighs)}
+        cls.weighed = cls.weighed | marks  # also of a field that is declared again without
         if not cls.__name__.startswith("_"):
             register(cls)
 
     # -- what a variant may override -----------------------------------------------------------
 
     weighed: ClassVar[dict[str, str]] = {}
-    """By the name of what the latent charges: the field that weighs it."""
+    """By the name of what the latent or the net charges: the field that is marked `Weighs`."""
 
     @property
     def calculates(self) -> bool:

@@ -3,15 +3,19 @@
 import re
 import types
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import MISSING, dataclass
 from dataclasses import fields as dataclass_fields
 from functools import cache
 from inspect import cleandoc
+from itertools import takewhile
+from textwrap import fill
 from typing import (
     Annotated,
     Any,
     ClassVar,
     Literal,
+    NoReturn,
     Self,
     Union,
     dataclass_transform,
@@ -37,6 +41,7 @@ __all__ = [
     "Positive",
     "UnknownParameterError",
     "Unless",
+    "Weighs",
     "When",
     "describe_type",
 ]
@@ -48,6 +53,9 @@ Count = Annotated[int, Ge(1)]
 
 
 MULTILINE = re.MULTILINE | re.DOTALL
+SECTION = re.compile(r"^Args:\n(.*?)(?=\n\n|\Z)", MULTILINE)
+ENTRY = re.compile(r"^ {4}(\w+): (.*?)(?=\n {4}\w+: |\Z)", MULTILINE)
+AFTER_ARGS = re.compile(r"^(?:References:|>>>)|\Z", re.MULTILINE)
 SIGNS = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")}
 
 
@@ -73,25 +81,38 @@ class OneOf:
         return name
 
 
+class Mark:
+    """What an annotation says of a field beside the values that it may have."""
+
+
 @dataclass(frozen=True, eq=False)
-class When:
-    """Constraint of a field: it acts only where another one has a certain value.
+class Weighs(Mark):
+    """Mark of a field: it is the weight of what a model's latent or net charges by this name."""
+
+    charge: str
+
+
+class When(Mark):
+    """Mark of a field: it acts only where another one has a certain value, or one of several.
 
     A model that has no such other field admits any value.
+
+    Args:
+        other: name of the other field.
+        *values: of that one.
+        reason: why, in place of "has no effect with ...".
     """
 
-    other: str
-    value: Any
-    reason: str = ""
-    """Why, in place of "has no effect with ..."."""
+    def __init__(self, other: str, *values: Any, reason: str = "") -> None:
+        self.other, self.values, self.reason = other, values, reason
 
     def acts(self, value: Any) -> bool:
         """Tell whether the field acts beside a value of the other."""
-        return bool(value == self.value)
+        return value in self.values
 
 
 class Unless(When):
-    """Constraint of a field: it acts only where another one has not a certain value."""
+    """Mark of a field: it acts only where another one has none of certain values."""
 
     def acts(self, value: Any) -> bool:
         """Tell whether the field acts beside a value of the other."""
@@ -108,6 +129,7 @@ class Parameters(BaseEstimator):  # type: ignore[misc]
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         dataclass(cls, kw_only=True, eq=False, repr=False)
+        cls.__doc__ = _completed(cls)
 
     def __new__(cls, *args: Any, **parameters: Any) -> "Parameters":
         """Refuse unknown names before `__init__` sees them."""
@@ -172,6 +194,22 @@ class Parameters(BaseEstimator):  # type: ignore[misc]
                     f"{defaults[name]!r}."
                 )
 
+    def refuse(self, name: str, must: str, hint: str = "") -> NoReturn:
+        """Refuse a field's value.
+
+        Args:
+            name: of the field.
+            must: what it must be, or do.
+            hint: a further sentence, after a space.
+
+        Raises:
+            ParameterError: always.
+        """
+        raise ParameterError(
+            f"The '{name}' parameter of {type(self).__name__} must {must}. Got "
+            f"{_plain(getattr(self, name))!r} instead.{hint}"
+        )
+
     def fields(self) -> dict[str, Any]:
         """Return the checked values of all fields as plain Python, without changing them."""
         return {name: self._checked(name) for name in type(self).annotations()}
@@ -189,8 +227,15 @@ class Parameters(BaseEstimator):  # type: ignore[misc]
     @classmethod
     def conditions(cls) -> list[tuple[str, When]]:
         """Return the fields that act only beside some values of others, with the condition."""
+        known = cls.annotations()
+        found = [(name, mark) for name, mark in cls.marks() if isinstance(mark, When)]
+        return [(name, condition) for name, condition in found if condition.other in known]
+
+    @classmethod
+    def marks(cls) -> list[tuple[str, Mark]]:
+        """Return every mark, with the name of its field."""
         key: Any = cls
-        return _conditions(key)
+        return _marks(key)
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
@@ -202,32 +247,49 @@ class Parameters(BaseEstimator):  # type: ignore[misc]
         """Return the text of every field, from the ``Args:`` of the class that declares it."""
         texts: dict[str, str] = {}
         for base in reversed(cls.__mro__):
-            if not issubclass(base, Parameters):
-                continue
-            section = re.search(r"^Args:\n(.*?)(\n\n|\Z)", cleandoc(base.__doc__ or ""), MULTILINE)
-            entries = (
-                re.findall(r"^ {4}(\w+): (.*?)(?=\n {4}\w+: |\Z)", section[1], MULTILINE)
-                if section
-                else []
-            )
-            texts |= {name: " ".join(text.split()) for name, text in entries}
+            if issubclass(base, Parameters):
+                texts |= _entries(base.__doc__)
         return texts
 
     def _checked(self, name: str) -> Any:
         cls: Any = type(self)
         annotation, value = _annotations(cls)[name], _plain(getattr(self, name))
-        try:
+        with suppress(ValidationError):
             return _adapters(cls)[name].validate_python(value)
-        except ValidationError:
-            known, named = choices(annotation), [value] if isinstance(value, str) else []
-            if isinstance(value, dict):
-                known = [name for part in _members(annotation) for name in _keys(part)]
-                named = [name for name in value if name not in known]
-            hint = nearest(str(named[0]), known) if named else ""
-            raise ParameterError(
-                f"The '{name}' parameter of {type(self).__name__} must be "
-                f"{describe_type(annotation)}. Got {value!r} instead.{hint}"
-            ) from None
+        known, named = choices(annotation), [value] if isinstance(value, str) else []
+        if isinstance(value, dict):
+            known = [name for part in _members(annotation) for name in _keys(part)]
+            named = [name for name in value if name not in known]
+        hint = nearest(str(named[0]), known) if named else ""
+        self.refuse(name, f"be {describe_type(annotation)}", hint)
+
+
+@cache
+def _entries(doc: str | None) -> dict[str, str]:
+    """Return the texts of the fields that a docstring names."""
+    section = SECTION.search(cleandoc(doc or ""))
+    found = ENTRY.findall(section[1]) if section else []
+    return {name: " ".join(text.split()) for name, text in found}
+
+
+def _completed(cls: type[Parameters]) -> str:
+    """Return a class's docstring with the fields of its private bases, which nobody else shows."""
+    above = takewhile(lambda base: base.__name__.startswith("_"), cls.__mro__[1:])
+    texts, own = cls.field_docs(), _entries(cls.__doc__)
+    lent = {name for base in above for name in _entries(base.__doc__)} - own.keys()
+    doc = cleandoc(cls.__doc__ or "")
+    if not lent:
+        return doc
+    lines = [
+        fill(f"{name}: {texts[name]}", 95, initial_indent=" " * 4, subsequent_indent=" " * 8)
+        for name in texts
+        if name in lent
+    ]
+    block = "\n".join(lines)
+    if section := SECTION.search(doc):
+        return f"{doc[: section.start(1)]}{block}\n{doc[section.start(1) :]}"
+    place = next(AFTER_ARGS.finditer(doc)).start()
+    return f"{doc[:place].rstrip()}\n\nArgs:\n{block}\n\n{doc[place:]}".rstrip()
 
 
 def describe_type(annotation: Any) -> str:
@@ -298,21 +360,20 @@ def _annotations(cls: Any) -> dict[str, Any]:
 
 
 @cache
-def _conditions(cls: Any) -> list[tuple[str, When]]:
+def _marks(cls: Any) -> list[tuple[str, Mark]]:
     hints = get_type_hints(cls, include_extras=True)
     names = [field.name for field in dataclass_fields(cls)]
-    each = [(name, condition) for name in names for condition in _split(hints[name])[1]]
-    return [(name, condition) for name, condition in each if condition.other in names]
+    return [(name, mark) for name in names for mark in _split(hints[name])[1]]
 
 
-def _split(annotation: Any) -> tuple[Any, list[When]]:
-    """Return what a value must be, and the conditions under which the field acts."""
+def _split(annotation: Any) -> tuple[Any, list[Mark]]:
+    """Return what a value must be, and the marks of the field."""
     if get_origin(annotation) is not Annotated:
         return annotation, []
-    bounds = [bound for bound in annotation.__metadata__ if not isinstance(bound, When)]
-    conditions = [bound for bound in annotation.__metadata__ if isinstance(bound, When)]
+    bounds = [bound for bound in annotation.__metadata__ if not isinstance(bound, Mark)]
+    marks = [bound for bound in annotation.__metadata__ if isinstance(bound, Mark)]
     kind = annotation.__origin__
-    return Annotated[kind, *bounds] if bounds else kind, conditions
+    return Annotated[kind, *bounds] if bounds else kind, marks
 
 
 @cache

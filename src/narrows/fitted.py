@@ -20,7 +20,7 @@ from narrows.data.modalities import Graph, Modality
 from narrows.data.sources import EVEN, SLICE, Batch, InMemory
 from narrows.density import CodePrior, Mixture
 from narrows.errors import DataError, ParameterError
-from narrows.metrics.health import Diagnosis, book_usage, diagnose, fit_of_prior
+from narrows.metrics.health import Diagnosis, book_usage, dead_latents, diagnose, fit_of_prior
 from narrows.net import Net
 from narrows.parts.generation import Plan
 from narrows.parts.latents import DiagonalGaussian, Distribution
@@ -179,6 +179,8 @@ class Fitted(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Settings):
         epoch = self.best_epoch_
         if not (categories := self.net_.latent.categories):
             found = diagnose(self.history_, self.codes_, self.unit_kl_, epoch=epoch)
+            if self.net_.latent.sparse:
+                return found.having(dead_latents(self.codes_), "units", "unused units")
             if not found.active or not isinstance(self.net_.latent.prior(), DiagonalGaussian):
                 return found
             vamp = not (self.modality_.symbols or isinstance(self.modality_, Graph))

@@ -306,7 +306,7 @@ def test_no_quarter_holds_neighbours(grid):
 
 def test_masked_volumes_are_told_from_what_is_seen():
     X = waves(300, (6, 8, 7), 0)
-    options = {"modality": "volume", "width": 24, "depth": 1, "latent_dim": 16, "patch_size": 2}
+    options = {"modality": "volume", "hidden": (24,), "latent_dim": 16, "patch_size": 2}
     options |= {"mask_ratio": 0.4, "epochs": 8, "learning_rate": 1e-2, "batch_size": 32}
     model = narrows.MaskedAutoencoder(**options).fit(X)
     error = np.mean((model.reconstruct(X[:60]) - X[:60]) ** 2)

@@ -28,7 +28,7 @@ def masked_net(form, **options):
     """A net in double precision for data of a form, and samples for it."""
     modality, scales = FORMS[form]
     modality = replace(modality, center=(0.0,) * scales, scale=(1.0,) * scales)
-    options = {"latent_dim": 4, "width": 8, "depth": 2, "heads": 2} | options
+    options = {"latent_dim": 4, "hidden": (8, 8), "heads": 2} | options
     if form == "image":
         options |= {"patch_size": 3}
     net = narrows.MaskedAutoencoder(**options).build(modality).double()
@@ -190,7 +190,7 @@ def test_hidden_cells_are_told_from_the_others_they_depend_on():
     pairs = rng.standard_normal((600, 3))
     X = np.concatenate([pairs, -pairs], 1)
     model = narrows.MaskedAutoencoder(
-        latent_dim=8, width=16, depth=1, heads=2, mask_ratio=1 / 3, epochs=40, learning_rate=1e-2
+        latent_dim=8, hidden=(16,), heads=2, mask_ratio=1 / 3, epochs=40, learning_rate=1e-2
     ).fit(X)
     assert model.history_[0]["validation_mse"] > 0.8
     assert model.history_[-1]["validation_mse"] == pytest.approx(1 / 5, abs=0.06)
@@ -201,7 +201,7 @@ def test_series_of_unequal_lengths_are_told_from_what_is_seen():
     rng = np.random.default_rng(0)
     X = [np.sin(np.arange(n) / 3 + rng.random()) for n in rng.integers(12, 25, 200)]
     X[0][3] = np.nan
-    options = {"width": 24, "depth": 1, "latent_dim": 16, "patch_size": 4, "mask_ratio": 0.4}
+    options = {"hidden": (24,), "latent_dim": 16, "patch_size": 4, "mask_ratio": 0.4}
     options |= {"epochs": 15, "learning_rate": 1e-2, "batch_size": 32}
     model = narrows.MaskedAutoencoder(modality="series", **options).fit(X)
     made = model.reconstruct(X)
@@ -247,7 +247,7 @@ def test_a_reconstruction_tells_each_part_from_the_others(form):
 
 def test_one_column_hides_itself():
     X = np.random.default_rng(0).standard_normal((50, 1))
-    model = narrows.MaskedAutoencoder(width=8, heads=2, epochs=2).fit(X)
+    model = narrows.MaskedAutoencoder(hidden=(8,), heads=2, epochs=2).fit(X)
     assert model.transform(X).shape == (50, 32)
 
 
@@ -257,9 +257,10 @@ def test_one_column_hides_itself():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"heads": 5}, "'heads' parameter must divide .* heads=5 and width=64"),
+        ({"heads": 5}, r"'heads' must divide them. Got hidden=\(64, 64, 64\) and heads=5"),
         ({"patch_size": 2}, "'patch_size' parameter is for images"),
-        ({"hidden": (5,)}, "'hidden' parameter of MaskedAutoencoder has no effect"),
+        ({"hidden": (8, 4)}, r"must be alike.* Got hidden=\(8, 4\)"),
+        ({"hidden": ()}, r"must be alike.* Got hidden=\(\)"),
     ],
 )
 def test_what_cannot_work_is_refused(options, message, wine):
@@ -268,6 +269,6 @@ def test_what_cannot_work_is_refused(options, message, wine):
 
 
 def test_a_bare_code_is_refused(wine):
-    model = narrows.MaskedAutoencoder(width=8, heads=2, epochs=1).fit(wine)
+    model = narrows.MaskedAutoencoder(hidden=(8,), heads=2, epochs=1).fit(wine)
     with pytest.raises(ContextError, match=r"Call reconstruct\(X\)"):
         model.inverse_transform(model.transform(wine))

@@ -274,7 +274,11 @@ def test_an_error_that_the_price_of_the_code_raises_is_no_overfitting():
             )
         ),
         ("VAE", {"kl_schedule": "cosine", "patience": 3, "validation": 0.0}, "held-out samples"),
-        ("InfoVAE", {"alpha": 0.2, "lam": 0.5}, "lam must be at least 1 - alpha = 0.8"),
+        (
+            "InfoVAE",
+            {"alpha": 0.2, "lam": 0.5},
+            "'lam' parameter .* must be at least 1 - alpha = 0.8",
+        ),
         ("InfoVAE", {"alpha": 1.0, "kl_schedule": "linear"}, "'kl_schedule'.*alpha=1"),
         ("RegularizedAutoencoder", {"tied": True}, "'tied'.*leaves no weight"),
         (

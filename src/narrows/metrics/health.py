@@ -176,9 +176,8 @@ def dead_latents(codes: Array, tolerated: float = 0.1) -> Finding:
         return Finding("dead latents", "good", f"{shown}; none is dead.")
     text = f"{dead} of {units} units are dead: no training sample activates them."
     level: Level = "problem" if dead > tolerated * units else "notice"
-    return Finding(
-        "dead latents", level, text, "Raise revival, lower latent_dim, or train longer."
-    )
+    remedy = "Lower latent_dim, train longer, or raise revival where units can be revived."
+    return Finding("dead latents", level, text, remedy)
 
 
 def worth_of_code(row: Mapping[str, float], free: bool, least: float = 0.05) -> Finding:

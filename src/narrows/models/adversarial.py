@@ -14,7 +14,7 @@ from narrows.base import BaseAutoencoder
 from narrows.data.modalities import Modality
 from narrows.data.sources import Batch
 from narrows.errors import ParameterError
-from narrows.fields import Count, NonNegative, Positive, When
+from narrows.fields import Count, NonNegative, Positive, Weighs, When
 from narrows.net import Move, Net, Player, Running, Step, Terms
 from narrows.parts.critics import (
     Critic,
@@ -205,12 +205,20 @@ class AdversarialAutoencoder(_Matching):
 class Features(Running):
     """The normal distribution of a critic's features, whose scale follows training.
 
+    Args:
+        size: number of features.
+        scale: as of a normal likelihood.
+        weight: of the mean nats of a feature.
+
     Raises:
         ParameterError: the scale is one that a decoder predicts.
     """
 
     def __init__(
-        self, size: int, scale: float | Literal["optimal", "learned", "predicted"]
+        self,
+        size: int,
+        scale: float | Literal["optimal", "learned", "predicted"],
+        weight: float,
     ) -> None:
         super().__init__()
         if scale == "predicted":
@@ -218,15 +226,16 @@ class Features(Running):
                 "VAEGAN compares features of what is decoded, which have one scale: with "
                 "scale='predicted' nothing would predict it. Use 'optimal', 'learned' or a number."
             )
-        self.size, self.likelihood = size, Normal(scale)
+        self.size, self.weight, self.likelihood = size, weight, Normal(scale)
 
     def forward(self, found: Tensor, wanted: Tensor) -> Tensor:
-        """Return -log N(wanted; found, scale²) in nats, ``(batch,)``."""
-        return self.likelihood.nll(found, wanted)
+        """Return the weighted mean of -log N(wanted; found, scale²) in nats, ``(batch,)``."""
+        return self.weight * (self.likelihood.nll(found, wanted) / self.size)
 
     def follow(self, step: Step) -> None:
         """Move the running scale."""
-        form, nll = step.h.new_empty(1, self.size), self.size * step.charges["features"]
+        form = step.h.new_empty(1, self.size)
+        nll = self.size * (step.charges["features"] / self.weight)
         self.likelihood.update(nll, form, weight=step.batch.weight)
 
 
@@ -239,8 +248,9 @@ class Judged(Net):
 
     Args:
         net: a net with a critic.
-        shape: of a sample.
-        gear: what the encoder pays of an unlikeness, relative to the decoder.
+        gamma: weight of the unlikeness in what the decoder pays; in what the encoder does it is
+            the number of a sample's values.
+        direct: weight of the data's own nll beside that of the features.
         scale: of the critic's features, as of a normal likelihood.
 
     Raises:
@@ -250,17 +260,19 @@ class Judged(Net):
     critic: Critic
     features: Features
 
-    def __init__(self, net: Net, shape: tuple[int, ...], gear: float, scale: Any) -> None:
+    def __init__(self, net: Net, gamma: float, direct: float, scale: Any) -> None:
         super().__init__(*net.parts)
         self.adopt(net)
+        shape = self.critic.shape
         if self.takes_any_length and len(shape) > 1:
             raise ParameterError(
                 "VAEGAN's critic sees samples of one size, and this architecture sequences of any "
                 "length. Use architecture='mlp'."
             )
-        self.gear = gear
-        seen = torch.zeros(1, *shape)
-        self.features = Features(self.critic.features(seen).shape[1], scale)
+        self.gear, share = prod(shape) / gamma, gamma / (1 + direct)
+        self.weight = share * direct
+        size = self.critic.features(torch.zeros(1, *shape)).shape[1]
+        self.features = Features(size, scale, share)
 
     def decoded(self, z: Tensor, batch: Batch | None = None, *context: Any) -> Tensor:
         still = z.detach()
@@ -269,9 +281,10 @@ class Judged(Net):
     def compared(self, batch: Batch) -> tuple[Step, list[Tensor]]:
         """Return a pass that charges what the critic tells of it, and what else it has to judge.
 
-        The charges are the mean nats of a feature and of a value of x, and the price of fakes that
-        the critic detects: the batch's codes, and as many of the prior, decoded. They are cut off
-        from the encoder, so that the decoder pays alone. The nll trains nothing but its own scale.
+        The charges are the weighted mean nats of a feature and of a value of x, and the price of
+        fakes that the critic detects: the batch's codes, and as many of the prior, decoded. They
+        are cut off from the encoder, so that the decoder pays alone. The nll trains nothing but
+        its own scale.
         """
         step: Step = self(batch)
         wanted = self.critic.features(shown(batch.target, batch)).detach()
@@ -280,8 +293,8 @@ class Judged(Net):
         out = self.decoded(torch.cat([step.z.detach(), drawn]))
         fakes = [shown(x, batch) for x in self.likelihood.mean(out).chunk(2)]
         charges = {
-            "features": self.features(found, wanted) / self.features.size,
-            "values": step.nll / prod(batch.target.shape[1:]),
+            "features": self.features(found, wanted),
+            "values": self.weight * (step.nll / prod(batch.target.shape[1:])),
             "adversarial": deception(self.critic(fakes[0])) + deception(self.critic(fakes[1])),
         }
         nll = self.likelihood.nll(step.out.detach(), batch.target, batch.mask)
@@ -325,7 +338,7 @@ class VAEGAN(_Adversarial):
 
     calculates = True
 
-    beta: NonNegative = 1.0
+    beta: Annotated[NonNegative, Weighs("kl")] = 1.0
     gamma: Positive = 10.0
     direct: NonNegative = 5.0
     r1: NonNegative = 10.0
@@ -334,14 +347,7 @@ class VAEGAN(_Adversarial):
 
     def build(self, modality: Modality) -> Net:
         """Return a net that is compared with the data by the critic's features."""
-        shape = self._judged_shape(modality)
-        return Judged(super().build(modality), shape, prod(shape) / self.gamma, self.scale)
-
-    def charge_weights(self, step: Step) -> dict[str, float]:
-        """Weigh the two sides of the unlikeness."""
-        del step
-        share = self.gamma / (1 + self.direct)
-        return {"kl": self.beta, "features": share, "values": share * self.direct}
+        return Judged(super().build(modality), self.gamma, self.direct, self.scale)
 
     def losses(self, batch: Batch) -> Iterator[Move]:
         """Let the autoencoder move, then the critic."""

@@ -1,21 +1,18 @@
 """The product of the parts as plain data: any architecture, latent, likelihood and penalties."""
 
-from collections.abc import Iterator
 from typing import Annotated, Any
 
-from narrows.base import BaseAutoencoder
-from narrows.data.corruption import CORRUPTIONS, corrupted
-from narrows.data.sources import Batch
 from narrows.errors import ParameterError, nearest
-from narrows.fields import NonNegative, OneOf, Unless
-from narrows.net import Move, Step, Terms
+from narrows.fields import NonNegative, OneOf
+from narrows.models.plain import _Corrupting
+from narrows.net import Step, Terms
 from narrows.parts.latents import LATENTS, Latent, new_latent
 from narrows.parts.penalties import PENALTIES
 
 __all__ = ["ComposedAutoencoder"]
 
 
-class ComposedAutoencoder(BaseAutoencoder):
+class ComposedAutoencoder(_Corrupting):
     """Parts named in plain data, for searches over the whole grid.
 
     -log p(x | z) + sum_c charges_c + sum_p weight_p * penalty_p
@@ -28,8 +25,6 @@ class ComposedAutoencoder(BaseAutoencoder):
         code_options: what the latent takes beside its size.
         charges: weights of what the latent charges, by name; 1 where none is given.
         penalties: weights of penalties, by name.
-        corruption: what is done to the encoder's input in training; None does nothing.
-        noise: amount of the corruption.
 
     References:
         Representation Learning: A Review and New Perspectives (Bengio, Courville & Vincent,
@@ -49,17 +44,10 @@ class ComposedAutoencoder(BaseAutoencoder):
     code_options: dict[str, Any] | None = None
     charges: dict[str, NonNegative] | None = None
     penalties: dict[Annotated[str, OneOf(PENALTIES)], NonNegative] | None = None
-    corruption: Annotated[str, OneOf(CORRUPTIONS)] | None = None
-    noise: Annotated[NonNegative, Unless("corruption", None)] = 0.3
 
     def latent(self) -> Latent:
         """Return the named latent."""
         return new_latent(self.code, self.latent_dim, self.code_options or {})
-
-    @property
-    def calculates(self) -> bool:
-        """Whether x is corrupted, or a penalty calculates with it."""
-        return self.corruption is not None or super().calculates
 
     def charge_weights(self, step: Step) -> dict[str, float]:
         """Return the weights of charges, each of which must be one of the latent's."""
@@ -70,10 +58,6 @@ class ComposedAutoencoder(BaseAutoencoder):
     def penalty_weights(self) -> dict[str, float]:
         """Return the weights of the penalties, by name."""
         return self.penalties or {}
-
-    def losses(self, batch: Batch) -> Iterator[Move]:
-        """Corrupt the encoder's input where asked to."""
-        return super().losses(corrupted(batch, self.corruption, self.noise))
 
 
 def refuse_unknown(weights: dict[str, float], charges: Terms) -> None:

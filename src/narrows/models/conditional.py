@@ -10,20 +10,20 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from narrows.assembly import networks
+from narrows.assembly import classifier
 from narrows.base import BaseAutoencoder
 from narrows.data.conditions import Condition, Labels, Numbers, describe_condition
-from narrows.data.modalities import Modality, Table
+from narrows.data.modalities import Modality
 from narrows.data.sources import Batch, InMemory
 from narrows.errors import DataError, ParameterError
 from narrows.fields import Positive
 from narrows.models.variational import VAE
 from narrows.net import Net, Step
 from narrows.parts.generation import Plan
-from narrows.parts.networks import Sizes
 
 __all__ = ["ConditionalVAE"]
 
+ON_NUMBERS = "weighs the classifier of labels, and has no effect on numbers"
 EXAMPLES = 256
 """Training conditions that are kept, for `sample` to draw from."""
 
@@ -34,10 +34,8 @@ class _Conditioned(BaseAutoencoder):
     Where it is labels, they can also be predicted.
     """
 
-    takes: ClassVar[tuple[type[Condition], ...]] = (Labels,)
+    takes: ClassVar[tuple[type[Condition], ...]] = (Labels, Numbers)
     """What y may hold."""
-    wants = "labels"
-    """The same in words."""
 
     @property
     def classes_(self) -> NDArray[Any]:
@@ -60,6 +58,13 @@ class _Conditioned(BaseAutoencoder):
         modality = super().describe(X, y)
         return replace(modality, condition=self._condition(modality, y))
 
+    def build(self, modality: Modality) -> Net:
+        """Leave room for some numbers to sample under."""
+        net, given = super().build(modality), modality.condition
+        if isinstance(given, Numbers):
+            net.register_buffer("examples", torch.zeros(EXAMPLES, given.width))
+        return net
+
     def prepare(self, source: InMemory) -> None:
         """Keep some numbers to sample under."""
         super().prepare(source)
@@ -72,8 +77,11 @@ class _Conditioned(BaseAutoencoder):
         del modality
         name = type(self).__name__
         if y is None:
+            wanted = " or ".join(kind.name for kind in self.takes)
+            if "condition" in self.annotations():
+                wanted += ", or name columns of a data frame with condition="
             raise DataError(
-                f"{name} requires y to be passed, but the target y is None. Give {self.wants}."
+                f"{name} requires y to be passed, but the target y is None. Give {wanted}."
             )
         condition = describe_condition(y)
         if not isinstance(condition, self.takes):
@@ -149,29 +157,23 @@ class ConditionalVAE(_Conditioned, VAE):
     (3, 4)
     """
 
-    takes = (Labels, Numbers)
-    wants = "labels or numbers, or name columns of a data frame with condition="
-
     alpha: Positive = 10.0
     condition: tuple[str, ...] | None = None
 
     def build(self, modality: Modality) -> Net:
         """Add a classifier where the condition is a label."""
         net, given = super().build(modality), modality.condition
-        if isinstance(given, Labels):
-            if given.labelled < 1:
-                self.refuse_set(["free_bits", "distortion"], "needs the labels of all samples")
-            sizes = Sizes(modality.shape, (given.width,), (given.width,), modality.shape)
-            return LabelNet(net, networks(self, modality, sizes)[0], given, self.alpha)
-        self.refuse_set(["alpha"], "weighs the classifier of labels, and has no effect on numbers")
-        net.register_buffer("examples", torch.zeros(EXAMPLES, 1 if given is None else given.width))
-        return net
+        if not isinstance(given, Labels):
+            self.refuse_set(["alpha"], ON_NUMBERS)
+            return net
+        if given.labelled < 1:
+            self.refuse_set(["free_bits", "distortion"], "needs the labels of all samples")
+        return LabelNet(net, classifier(self, modality, given.width), given, self.alpha)
 
     def _condition(self, modality: Modality, y: Any) -> Condition:
         if self.condition is None:
             return super()._condition(modality, y)
-        columns = modality.columns if isinstance(modality, Table) else ()
-        return Numbers.among(columns, self.condition)
+        return Numbers.among(getattr(modality, "columns", ()), self.condition)
 
 
 class Telling(Net):

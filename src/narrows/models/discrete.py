@@ -1,6 +1,6 @@
 """Discrete autoencoders: codes of a few integers, and a prior over them that is learned last."""
 
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from narrows.base import BaseAutoencoder
 from narrows.data.modalities import Modality
 from narrows.errors import DataError
-from narrows.fields import Count, Fraction, NonNegative, Positive
+from narrows.fields import Count, Fraction, NonNegative, Positive, Weighs
 from narrows.net import Net, Step, Terms
 from narrows.parts import quantizers
 from narrows.parts.categorical import Binary, Categorical
@@ -65,7 +65,34 @@ class _Discrete(BaseAutoencoder):
         return self.modality_.decode(self._decode(self._unpacked(kept)))
 
 
-class VQVAE(_Discrete):
+class _Tokens(_Discrete):
+    """Base of the models whose code is a grid of vectors.
+
+    Args:
+        tokens: vectors of a code; None takes one for each place of a conv net's last feature map,
+            and 4 elsewhere. `latent_dim` is the size of one.
+    """
+
+    tokens: Count | None = None
+
+
+class _Looked(_Tokens):
+    """Base of the models whose vectors are looked up in a codebook.
+
+    Args:
+        codes: vectors in the codebook.
+        commitment: weight of what holds the encoder to the codes.
+        gradient: how it passes from z to z_e: "straight_through", or by "rotation": it turns with
+            the vector, so that it meets z_e at the angle at which it met z, and grows by
+            ‖z‖ / ‖z_e‖.
+    """
+
+    codes: Annotated[int, Ge(2)] = 512
+    commitment: Annotated[NonNegative, Weighs("commitment")] = 0.25
+    gradient: Literal["straight_through", "rotation"] = "straight_through"
+
+
+class VQVAE(_Looked):
     """The code is a grid of vectors, each one of a codebook: integers to whoever stores it.
 
     -log p(x | z) + ‖sg[z_e] - e‖² + commitment * ‖z_e - sg[e]‖²
@@ -79,10 +106,6 @@ class VQVAE(_Discrete):
     FSQVAE and SimVQ) or where a continuous code is wanted.
 
     Args:
-        codes: vectors in the codebook.
-        tokens: vectors of a code; None takes one for each place of a conv net's last feature map,
-            and 4 elsewhere. `latent_dim` is the size of one.
-        commitment: weight of what holds the encoder to the codes.
         codebook: "ema" moves each vector to the moving average of what falls to it, "gradient"
             trains it by the second term.
         decay: of the moving averages, each step.
@@ -90,8 +113,6 @@ class VQVAE(_Discrete):
         restart: a vector that is used less than this share of the even rate starts again as a
             random one of the batch's; 0 for never.
         kmeans: start the codebook at the centres of the first vectors.
-        gradient: "straight_through", or "rotation": the gradient turns with the vector, so that it
-            meets z_e at the angle at which it met z, and grows by ‖z‖ / ‖z_e‖.
 
     References:
         Neural Discrete Representation Learning (van den Oord et al., 2017),
@@ -107,17 +128,11 @@ class VQVAE(_Discrete):
     ((150, 4), (150, 32))
     """
 
-    weighed: ClassVar = {"commitment": "commitment"}
-
-    codes: Annotated[int, Ge(2)] = 512
-    tokens: Count | None = None
-    commitment: NonNegative = 0.25
     codebook: Literal["ema", "gradient"] = "ema"
     decay: Fraction = 0.99
     lookup: Literal["euclidean", "cosine"] = "euclidean"
     restart: Fraction = 0.05
     kmeans: bool = True
-    gradient: Literal["straight_through", "rotation"] = "straight_through"
 
     def latent(self) -> Codebook:
         """Return one codebook."""
@@ -195,20 +210,13 @@ class HierarchicalVQVAE(VQVAE):
         return Hierarchical(self.latent_dim, self.tokens, **self.table())
 
 
-class SimVQ(_Discrete):
+class SimVQ(_Looked):
     """A codebook of frozen random vectors behind a learned linear map, in which no code dies.
 
     -log p(x | z) + ‖sg[z_e] - W c‖² + commitment * ‖z_e - sg[W c]‖²
 
     Use it for a large learned codebook without dead codes; not where the codes must be free to lie
     anywhere.
-
-    Args:
-        codes: vectors in the codebook.
-        tokens: vectors of a code; None takes one for each place of a conv net's last feature map,
-            and 4 elsewhere. `latent_dim` is the size of one.
-        commitment: weight of what holds the encoder to the codes.
-        gradient: how it passes from z to z_e: "straight_through", or by "rotation", as in `VQVAE`.
 
     References:
         Addressing Representation Collapse in Vector Quantized Models with One Linear Layer (Zhu
@@ -221,19 +229,12 @@ class SimVQ(_Discrete):
     (150, 4)
     """
 
-    weighed: ClassVar = {"commitment": "commitment"}
-
-    codes: Annotated[int, Ge(2)] = 512
-    tokens: Count | None = None
-    commitment: NonNegative = 0.25
-    gradient: Literal["straight_through", "rotation"] = "straight_through"
-
     def latent(self) -> quantizers.SimVQ:
         """Return the mapped codebook."""
         return quantizers.SimVQ(self.latent_dim, self.tokens, self.codes, self.gradient)
 
 
-class FSQVAE(_Discrete):
+class FSQVAE(_Tokens):
     """Each vector of the code is a few digits, got by rounding: no codebook, nothing to collapse.
 
     -log p(x | z) with z = W round(bound(z_e)) + b
@@ -245,8 +246,6 @@ class FSQVAE(_Discrete):
 
     Args:
         levels: number of values of each digit; their product is the number of codes.
-        tokens: vectors of a code; None takes one for each place of a conv net's last feature map,
-            and 4 elsewhere. `latent_dim` is the size of one.
 
     References:
         Finite Scalar Quantization: VQ-VAE Made Simple (Mentzer et al., 2023),
@@ -260,14 +259,13 @@ class FSQVAE(_Discrete):
     """
 
     levels: tuple[Annotated[int, Ge(3)], ...] = (8, 5, 5, 5)
-    tokens: Count | None = None
 
     def latent(self) -> FSQ:
         """Return the digits."""
         return FSQ(self.latent_dim, self.tokens, self.levels)
 
 
-class LFQVAE(_Discrete):
+class LFQVAE(_Tokens):
     """Each vector of the code is a few signs: their patterns are the codebook, and no table is.
 
     -log p(x | z) + commitment * ‖z_e - sg[s]‖² + entropy * T * (E[H(q)] - gamma * H(E[q]))
@@ -282,8 +280,6 @@ class LFQVAE(_Discrete):
 
     Args:
         bits: signs of a vector; there are 2**bits codes.
-        tokens: vectors of a code; None takes one for each place of a conv net's last feature map,
-            and 4 elsewhere. `latent_dim` is the size of one.
         commitment: weight of what holds z_e to its signs.
         entropy: weight of what makes signs sure, and the use of their patterns even.
         gamma: weight of the even use beside the sureness.
@@ -299,12 +295,9 @@ class LFQVAE(_Discrete):
     (150, 4)
     """
 
-    weighed: ClassVar = {"commitment": "commitment", "entropy": "entropy"}
-
     bits: Annotated[int, Ge(1), Le(16)] = 10
-    tokens: Count | None = None
-    commitment: NonNegative = 0.25
-    entropy: NonNegative = 1.0
+    commitment: Annotated[NonNegative, Weighs("commitment")] = 0.25
+    entropy: Annotated[NonNegative, Weighs("entropy")] = 1.0
     gamma: NonNegative = 1.0
 
     def latent(self) -> LFQ:
@@ -347,10 +340,8 @@ class CategoricalVAE(_Discrete):
     (150, 3)
     """
 
-    weighed: ClassVar = {"kl": "beta"}
-
     categories: Annotated[int, Ge(2)] = 10
-    beta: NonNegative = 1.0
+    beta: Annotated[NonNegative, Weighs("kl")] = 1.0
     temperature: Positive = 1.0
     final_temperature: Positive = 0.5
 
@@ -390,10 +381,8 @@ class BinaryAutoencoder(_Discrete):
     [0, 1]
     """
 
-    weighed: ClassVar = {"kl": "beta"}
-
     latent_dim: Count = 32
-    beta: NonNegative = 0.3
+    beta: Annotated[NonNegative, Weighs("kl")] = 0.3
 
     def latent(self) -> Binary:
         """Return the bits."""

@@ -1,7 +1,7 @@
 """Variational autoencoders that shape the aggregate posterior, so that units stay apart."""
 
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Le
 from torch import randn_like
@@ -9,7 +9,7 @@ from torch import randn_like
 from narrows.data.modalities import Modality
 from narrows.data.sources import InMemory
 from narrows.errors import ParameterError
-from narrows.fields import NonNegative, OneOf, Unless
+from narrows.fields import NonNegative, OneOf, Unless, Weighs
 from narrows.models.variational import VAE, _Annealed
 from narrows.net import Net, Step, Terms
 from narrows.parts.divergences import KERNELS, decomposed_kl, mmd, moments
@@ -50,15 +50,9 @@ class BetaTCVAE(_Annealed):
     ['dimension_kl', 'epoch', 'learning_rate', 'loss']
     """
 
-    weighed: ClassVar[dict[str, str]] = {
-        "mutual_information": "alpha",
-        "total_correlation": "beta",
-        "dimension_kl": "gamma",
-    }
-
-    alpha: NonNegative = 1.0
-    beta: NonNegative = 6.0
-    gamma: NonNegative = 1.0
+    alpha: Annotated[NonNegative, Weighs("mutual_information")] = 1.0
+    beta: Annotated[NonNegative, Weighs("total_correlation")] = 6.0
+    gamma: Annotated[NonNegative, Weighs("dimension_kl")] = 1.0
     sampling: Literal["stratified", "weighted"] = "stratified"
 
     def prepare(self, source: InMemory) -> None:
@@ -72,7 +66,7 @@ class BetaTCVAE(_Annealed):
             posterior(step), step.z, self._size, self.sampling == "stratified", step.batch.weight
         )
         risen = self.risen(step)
-        charges = {name: risen * part for name, part in zip(self.weighed, parts, strict=True)}
+        charges = {name: risen * part for name, part in parts.items()}
         return super().objective(replace(step, charges=charges))
 
 
@@ -150,21 +144,14 @@ class InfoVAE(_Annealed):
     def build(self, modality: Modality) -> Net:
         """Refuse a negative weight of the divergence."""
         if self.alpha + self.lam < 1:
-            raise ParameterError(
-                f"lam must be at least 1 - alpha = {1 - self.alpha:g}. Got lam={self.lam} instead."
-            )
+            self.refuse("lam", f"be at least 1 - alpha = {1 - self.alpha:g}")
         return super().build(modality)
 
     def objective(self, step: Step) -> Terms:
-        """Charge the discrepancy from the prior too."""
-        gap = mmd(step.z, randn_like(step.z), self.kernel, weight=step.batch.weight)
-        kl = self.risen(step) * step.charges["kl"]
-        return super().objective(step.charging(kl=kl, mmd=gap))
-
-    def charge_weights(self, step: Step) -> dict[str, float]:
         """Weigh the KL by 1 - alpha, and the discrepancy by what that leaves of lam."""
-        del step
-        return {"kl": 1 - self.alpha, "mmd": self.alpha + self.lam - 1}
+        gap = mmd(step.z, randn_like(step.z), self.kernel, weight=step.batch.weight)
+        kl = (1 - self.alpha) * (self.risen(step) * step.charges["kl"])
+        return super().objective(step.charging(kl=kl, mmd=(self.alpha + self.lam - 1) * gap))
 
 
 def posterior(step: Step) -> DiagonalGaussian:

@@ -23,11 +23,11 @@ from narrows.errors import ContextError, DataError, ParameterError
 from narrows.fields import Count, Fraction, NonNegative, OneOf, Positive
 from narrows.fitted import Array
 from narrows.models.adversarial import _Matching
+from narrows.models.plain import _Deterministic
 from narrows.models.variational import VAE
 from narrows.net import Net, Step, Terms
 from narrows.parts.generation import Plan
 from narrows.parts.graphs import ALL_PAIRS, LINK_DECODERS, LinkDecoder, area, gcn, linear
-from narrows.parts.latents import Point
 from narrows.parts.likelihoods import LIKELIHOODS, Bernoulli
 from narrows.parts.matched import Matched
 from narrows.parts.networks import ACTIVATIONS
@@ -299,7 +299,7 @@ class _GraphModel(BaseAutoencoder):
         return tags
 
 
-class GraphAutoencoder(_GraphModel):
+class GraphAutoencoder(_GraphModel, _Deterministic):
     """Encodes each node from itself and its neighbours; two codes tell whether they are linked.
 
     -log p(A | Z) with Z = f(A, X) and p(A_ij = 1) = sigmoid(z_i · z_j)
@@ -329,10 +329,6 @@ class GraphAutoencoder(_GraphModel):
     >>> model.transform((ring, None)).shape
     (20, 4)
     """
-
-    def latent(self) -> Point:
-        """Return a point code."""
-        return Point(self.latent_dim)
 
 
 class VariationalGraphAutoencoder(_GraphModel, VAE):

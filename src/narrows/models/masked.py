@@ -8,14 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from narrows.assembly import assemble
-from narrows.base import BaseAutoencoder
 from narrows.data.modalities import Modality
 from narrows.data.sources import Batch
-from narrows.errors import ContextError
 from narrows.fields import Count, Fraction, Positive
+from narrows.models.plain import _Deterministic
+from narrows.models.structured import _Beside
 from narrows.net import Move, Net, Step
 from narrows.parts.generation import Plan
-from narrows.parts.latents import Point
 from narrows.parts.networks import ARCHITECTURES
 from narrows.parts.transformers import (
     BARE,
@@ -85,7 +84,7 @@ class _Masked(Net):
         return mean(codes, seen), encoder.tokens.join(told)
 
 
-class MaskedAutoencoder(BaseAutoencoder):
+class MaskedAutoencoder(_Beside, _Deterministic):
     """Hides most patches of an image, or cells of a row, and learns to tell them from the rest.
 
     -log p(x_hidden | f(x_visible))
@@ -105,9 +104,9 @@ class MaskedAutoencoder(BaseAutoencoder):
         mask_ratio: share of the tokens that is hidden in training.
         patch_size: side of the patches of a series, image or volume; None takes an eighth of an
             image's longest side, a 64th of a series, a quarter of a volume's longest side.
-        width: size of a token inside the Transformers.
-        depth: blocks of the encoder; the decoder has two.
-        heads: attention heads; they divide the width.
+        hidden: sizes of the encoder's blocks, all alike; the decoder has two of them. None takes
+            three of 64.
+        heads: attention heads of a block; they divide its size.
 
     References:
         Masked Autoencoders Are Scalable Vision Learners (He et al., 2022),
@@ -116,35 +115,24 @@ class MaskedAutoencoder(BaseAutoencoder):
     >>> from narrows import MaskedAutoencoder
     >>> from sklearn.datasets import load_iris
     >>> X = load_iris().data
-    >>> MaskedAutoencoder(mask_ratio=0.5, width=16, epochs=5).fit(X).transform(X).shape
+    >>> MaskedAutoencoder(mask_ratio=0.5, hidden=(16,), epochs=5).fit(X).transform(X).shape
     (150, 32)
     """
 
-    calculates = True
+    bare = BARE
 
     latent_dim: Count = 32
     architecture: Literal["transformer"] = "transformer"
     mask_ratio: Fraction = 0.75
     patch_size: Count | None = None
-    width: Count = 64
-    depth: Count = 3
     heads: Count = 4
     batch_size: Count = 64
     learning_rate: Positive = 4e-3
 
-    def latent(self) -> Point:
-        """Return a point code."""
-        return Point(self.latent_dim)
-
     def build(self, modality: Modality) -> Net:
         """Return a net of two Transformers."""
-        net = assemble(self, modality, {**ARCHITECTURES, "transformer": transformer})
+        net = assemble(self, modality, ARCHITECTURES | {"transformer": transformer})
         return _Masked(*net.parts)
-
-    @property
-    def inverse_transform(self) -> Any:
-        """Raise a `ContextError`: the mean of the codes holds no sample."""
-        raise ContextError(BARE)
 
     def losses(self, batch: Batch) -> Iterator[Move]:
         """Hide a part of each sample, and pay for it alone."""

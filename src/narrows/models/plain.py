@@ -7,15 +7,30 @@ from narrows.base import BaseAutoencoder
 from narrows.data.corruption import CORRUPTIONS, corrupted
 from narrows.data.modalities import Modality
 from narrows.data.sources import Batch
-from narrows.fields import Fraction, NonNegative, OneOf, Positive
+from narrows.fields import Fraction, NonNegative, OneOf, Positive, Unless
 from narrows.net import Move, Net
-from narrows.parts.latents import Point
+from narrows.parts.latents import Latent, Point
 from narrows.parts.networks import ACTIVATIONS, DroppedCode
 
 __all__ = ["Autoencoder", "DenoisingAutoencoder", "LinearAutoencoder"]
 
 
-class Autoencoder(BaseAutoencoder):
+class _Deterministic(BaseAutoencoder):
+    """Base of the models whose code is one point for a sample."""
+
+    def latent(self) -> Latent:
+        """Return a point code."""
+        return Point(self.latent_dim)
+
+
+class _Linear(_Deterministic):
+    """Base of the models of one affine layer each way, whose weights do not decay."""
+
+    architecture: Literal["linear"] = "linear"
+    weight_decay: NonNegative = 0.0
+
+
+class Autoencoder(_Deterministic):
     """Autoencoder of any depth with a deterministic code, smaller or larger than the data.
 
     -log p(x | z) with z = f(x)
@@ -53,7 +68,7 @@ class Autoencoder(BaseAutoencoder):
         return net
 
 
-class LinearAutoencoder(BaseAutoencoder):
+class LinearAutoencoder(_Linear):
     """One affine layer each way: with a Gaussian likelihood, its optimum spans PCA's subspace.
 
     -log p(x | z) with z = W x + b
@@ -72,16 +87,31 @@ class LinearAutoencoder(BaseAutoencoder):
     (150, 2)
     """
 
-    architecture: Literal["linear"] = "linear"
     learning_rate: Positive = 1e-2
-    weight_decay: NonNegative = 0.0
-
-    def latent(self) -> Point:
-        """Return a point code."""
-        return Point(self.latent_dim)
 
 
-class DenoisingAutoencoder(Autoencoder):
+class _Corrupting(BaseAutoencoder):
+    """Base of the models whose encoder may see a corrupted sample in training.
+
+    Args:
+        corruption: what is done to the encoder's input in training; None does nothing.
+        noise: standard deviation, or share of the values, in the model's units.
+    """
+
+    corruption: Annotated[str, OneOf(CORRUPTIONS)] | None = None
+    noise: Annotated[NonNegative, Unless("corruption", None)] = 0.3
+
+    @property
+    def calculates(self) -> bool:
+        """Whether x is corrupted, or something else calculates with it."""
+        return self.corruption is not None or super().calculates
+
+    def losses(self, batch: Batch) -> Iterator[Move]:
+        """Show the encoder a corrupted x; the target stays clean."""
+        return super().losses(corrupted(batch, self.corruption, self.noise))
+
+
+class DenoisingAutoencoder(_Corrupting, Autoencoder):
     """Recovers the clean input from a corrupted one.
 
     -log p(x | z) with z = f(x + noise)
@@ -92,7 +122,6 @@ class DenoisingAutoencoder(Autoencoder):
     Args:
         corruption: "gaussian" adds noise, "masking" sets values to the mean, "salt_and_pepper"
             to the lowest or highest.
-        noise: standard deviation, or share of the values, in the model's units.
 
     References:
         Stacked Denoising Autoencoders (Vincent et al., 2010),
@@ -105,11 +134,4 @@ class DenoisingAutoencoder(Autoencoder):
     (150, 4)
     """
 
-    calculates = True
-
     corruption: Annotated[str, OneOf(CORRUPTIONS)] = "gaussian"
-    noise: NonNegative = 0.3
-
-    def losses(self, batch: Batch) -> Iterator[Move]:
-        """Show the encoder a corrupted x; the target stays clean."""
-        return super().losses(corrupted(batch, self.corruption, self.noise))

@@ -1,17 +1,17 @@
 """Autoencoders whose discrete code is a path from the coarse to the fine."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from annotated_types import Ge
 
-from narrows.fields import Count, Fraction, NonNegative, Positive, Unless
-from narrows.models.discrete import _Discrete
+from narrows.fields import Count, Fraction, NonNegative, Positive, Unless, Weighs
+from narrows.models.discrete import _Tokens
 from narrows.parts.refinement import Refinement
 
 __all__ = ["HRQVAE"]
 
 
-class HRQVAE(_Discrete):
+class HRQVAE(_Tokens):
     """Vectors drawn from codebooks level by level, each level refining what those above it left.
 
     E[-log p(x | z)] + beta * sum_d KL(q(c_d | r_d) || uniform) + norm_weight * norm
@@ -27,8 +27,6 @@ class HRQVAE(_Discrete):
     Args:
         codes: vectors in a codebook.
         quantizers: number of codebooks, the levels.
-        tokens: vectors of a code; None takes one for each place of a conv net's last feature map,
-            and 4 elsewhere. `latent_dim` is the size of one.
         beta: weight of the KL divergence; below 1 by default, as in the authors' code. Scores are
             bounds all the same.
         temperature: of the relaxation when training begins.
@@ -49,17 +47,14 @@ class HRQVAE(_Discrete):
     (150, 12)
     """
 
-    weighed: ClassVar = {"kl": "beta", "norm": "norm_weight"}
-
     codes: Annotated[int, Ge(2)] = 64
     quantizers: Count = 4
-    tokens: Count | None = None
-    beta: NonNegative = 0.1
+    beta: Annotated[NonNegative, Weighs("kl")] = 0.1
     temperature: Positive = 1.0
     final_temperature: Positive = 0.5
     depth_dropout: Annotated[Fraction, Unless("quantizers", 1)] = 0.1
     init_decay: Annotated[Positive, Unless("quantizers", 1)] = 0.5
-    norm_weight: Annotated[NonNegative, Unless("quantizers", 1)] = 0.5
+    norm_weight: Annotated[NonNegative, Weighs("norm"), Unless("quantizers", 1)] = 0.5
 
     def latent(self) -> Refinement:
         """Return the levels."""

@@ -63,7 +63,7 @@ class SparseAutoencoder(Autoencoder):
 
     code_activation: Annotated[str, OneOf(ACTIVATIONS)] = "softshrink"
     sparsity: NonNegative = 0.1
-    rho: Annotated[Share | None, When("code_activation", "sigmoid", MEANS)] = None
+    rho: Annotated[Share | None, When("code_activation", "sigmoid", reason=MEANS)] = None
 
     def penalty_weights(self) -> dict[str, float]:
         """Charge absolute values, unless a mean activation is aimed at."""
@@ -143,8 +143,8 @@ class RegularizedAutoencoder(Autoencoder):
     code_penalty: NonNegative = 0.01
     decoder_penalty: Annotated[NonNegative, Unless("regularizer", "spectral_norm")] = 0.1
     weight_decay: NonNegative = 0.0
-    tied: Annotated[bool, When("regularizer", "gradient_penalty", BARE)] = False
-    linear_path: Annotated[bool, When("regularizer", "gradient_penalty", FIXED)] = False
+    tied: Annotated[bool, When("regularizer", "gradient_penalty", reason=BARE)] = False
+    linear_path: Annotated[bool, When("regularizer", "gradient_penalty", reason=FIXED)] = False
 
     def build(self, modality: Modality) -> Net:
         """Divide the decoder's layers by their singular values, where that holds it smooth."""
@@ -155,10 +155,8 @@ class RegularizedAutoencoder(Autoencoder):
 
     def penalty_weights(self) -> dict[str, float]:
         """Charge the code and the decoder."""
-        charged = {"l2": self.code_penalty}
-        if self.regularizer in PRICES:
-            charged[PRICES[self.regularizer]] = 0.5 * self.decoder_penalty
-        return charged
+        price = PRICES.get(self.regularizer)
+        return {"l2": self.code_penalty} | ({price: 0.5 * self.decoder_penalty} if price else {})
 
 
 class WassersteinAutoencoder(BaseAutoencoder):

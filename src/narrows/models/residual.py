@@ -1,15 +1,15 @@
 """Autoencoders whose code explains what a linear path beside it leaves over."""
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 import torch
 
 from narrows.data.modalities import Modality
-from narrows.errors import ContextError
 from narrows.fields import Count
 from narrows.metrics.health import Diagnosis, worth_of_code
 from narrows.models.plain import Autoencoder
+from narrows.models.structured import _Beside
 from narrows.net import Net, Step, Terms
 from narrows.parts.residual import BARE, Skip, SkippingDecoder, SkippingEncoder
 
@@ -32,7 +32,7 @@ class _Skipping(Net):
         return known | {"code_share": 0.5 * rise / variance}
 
 
-class ResidualAutoencoder(Autoencoder):
+class ResidualAutoencoder(_Beside, Autoencoder):
     """A code for what a linear path of low rank, W, does not already carry past it.
 
     -log p(x | z, x) with z = f(x) and the mean g(z) + W x
@@ -59,7 +59,7 @@ class ResidualAutoencoder(Autoencoder):
     ((150, 1), (150, 4))
     """
 
-    calculates = True
+    bare = BARE
 
     skip_rank: Count | None = 2
 
@@ -69,11 +69,6 @@ class ResidualAutoencoder(Autoencoder):
         out = (channels * net.likelihood.channels, *grid)
         encoder = SkippingEncoder(net.encoder, Skip(modality.shape, out, self.skip_rank))
         return _Skipping(encoder, net.latent, SkippingDecoder(net.decoder), net.likelihood)
-
-    @property
-    def inverse_transform(self) -> Any:
-        """Raise a `ContextError`: a bare code does not say of which x it is."""
-        raise ContextError(BARE)
 
     def diagnose(self) -> Diagnosis:
         """Name a path that makes the code useless."""

@@ -1,13 +1,13 @@
 """Autoencoders whose code has a place for each label, of which few need be known."""
 
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, cast
 
 from torch import Tensor
 
 from narrows.data.conditions import Labels
 from narrows.data.modalities import Modality
 from narrows.data.sources import Batch
-from narrows.fields import Count, NonNegative
+from narrows.fields import Count, NonNegative, Weighs
 from narrows.models.adversarial import _Matching
 from narrows.models.conditional import Telling, _Conditioned
 from narrows.net import Net, Step
@@ -50,12 +50,12 @@ class SemiSupervisedAdversarialAutoencoder(_Conditioned, _Matching):
     (3, 4)
     """
 
+    takes = (Labels,)
     told = False
-    weighed: ClassVar = {"label": "alpha"}
 
     latent_dim: Count = 2  # of more units, reconstruction would leave these two alone
     adversarial: NonNegative = 10.0
-    alpha: NonNegative = 10.0
+    alpha: Annotated[NonNegative, Weighs("label")] = 10.0
 
     def latent(self) -> Matched:
         """Return a point code; `build` knows how many Gaussians its prior has."""

@@ -6,10 +6,10 @@ from narrows.assembly import likelihood_of
 from narrows.base import BaseAutoencoder
 from narrows.data.modalities import Modality
 from narrows.fields import Count, Fraction, NonNegative, Positive
+from narrows.models.plain import _Deterministic
 from narrows.models.variational import VAE
 from narrows.net import Net
 from narrows.parts.generation import Plan
-from narrows.parts.latents import Point
 from narrows.parts.likelihoods import LIKELIHOODS
 
 __all__ = ["SequenceAutoencoder", "SequenceVAE"]
@@ -69,7 +69,7 @@ class _Sequences(BaseAutoencoder):
         return Plan(noise, self.temperature, self.beams)
 
 
-class SequenceAutoencoder(_Sequences):
+class SequenceAutoencoder(_Sequences, _Deterministic):
     """Reads a series or a text to its end, and writes it again from the code.
 
     -log p(x | z) = -sum_t log p(x_t | z, x_<t) with z = f(x)
@@ -100,10 +100,6 @@ class SequenceAutoencoder(_Sequences):
     >>> model.fit(names).reconstruct(names[:2])
     ['ethane', 'methane']
     """
-
-    def latent(self) -> Point:
-        """Return a point code."""
-        return Point(self.latent_dim)
 
 
 class SequenceVAE(_Sequences, VAE):

@@ -3,11 +3,10 @@
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from narrows.base import BaseAutoencoder
 from narrows.data.modalities import Modality
 from narrows.data.sources import Batch
-from narrows.fields import Count, NonNegative, Unless
-from narrows.metrics.health import Diagnosis, dead_latents
+from narrows.fields import Count, NonNegative, Unless, When
+from narrows.models.plain import _Linear
 from narrows.net import Net, Step, Terms
 from narrows.parts.sparse import SELECTIONS, Sparse, dictionary, unit_atoms
 
@@ -22,7 +21,7 @@ class _Dictionary(Net):
         return super().encode(replace(batch, x=batch.x - self.decode(empty)))
 
 
-class TopKAutoencoder(BaseAutoencoder):
+class TopKAutoencoder(_Linear):
     """A dictionary of many unit atoms, of which each sample uses k: a sparse autoencoder.
 
     -log p(x | z) + sum_m -log p(x | z_1..m) + revival * aux + price
@@ -75,16 +74,9 @@ class TopKAutoencoder(BaseAutoencoder):
     calculates = True
 
     latent_dim: Count = 128
-    architecture: Literal["linear"] = "linear"
-    weight_decay: NonNegative = 0.0
     selection: Literal["topk", "batch_topk", "jumprelu", "gated", "matching_pursuit"] = "topk"
     k: Annotated[Count | None, Unless("selection", "gated")] = None
-    sparsity: Annotated[
-        NonNegative | None,
-        Unless("selection", "topk"),
-        Unless("selection", "batch_topk"),
-        Unless("selection", "matching_pursuit"),
-    ] = None
+    sparsity: Annotated[NonNegative | None, When("selection", "jumprelu", "gated")] = None
     prefixes: tuple[Count, ...] = ()
     revival: Annotated[NonNegative, Unless("selection", "gated")] = 1.0
     dead_after: Count = 5000
@@ -100,7 +92,3 @@ class TopKAutoencoder(BaseAutoencoder):
     def objective(self, step: Step) -> Terms:
         """Add what the units cost, what the prefixes miss and what revives dead units."""
         return dictionary(self.net_, step, self.sparsity, self.prefixes, self.revival)
-
-    def diagnose(self) -> Diagnosis:
-        """Name the dead units."""
-        return super().diagnose().having(dead_latents(self.codes_), "units", "unused units")

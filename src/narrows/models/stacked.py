@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
@@ -22,6 +22,9 @@ from narrows.parts.stacked import pairs
 __all__ = ["StackedAutoencoder"]
 
 Corruption = Annotated[str, OneOf(CORRUPTIONS)]
+WHOLE = {
+    "linear_path": "starts a whole net at its best linear code, which layers learn one by one"
+}
 NOT_ALONE = Finding(
     "pre-training",
     "notice",
@@ -80,6 +83,25 @@ def stack(net: Net) -> list[_Pair]:
     return found
 
 
+def greedy(
+    together: Stage, epochs: int | None, share: float, corruption: str | None, noise: float
+) -> list[Stage]:
+    """Return a stage for each layer, the lowest first, and the one in which all train together.
+
+    Args:
+        together: the stage of the whole net.
+        epochs: of all stages; None for no end, to which nothing leads up.
+        share: of the epochs in which layers learn alone.
+        corruption: what is done to their inputs.
+        noise: amount of it.
+    """
+    layers, each = stack(together.net), 0
+    if epochs is not None and share:
+        each = min(max(1, round(share * epochs / len(layers))), (epochs - 1) // len(layers))
+    alone = [layer.stage(each, corruption=corruption, noise=noise) for layer in layers if each]
+    return [*alone, replace(together, start=each * len(layers))]
+
+
 class StackedAutoencoder(Autoencoder):
     """Layers that are pre-trained one by one, from the data to the code, then all together.
 
@@ -119,9 +141,7 @@ class StackedAutoencoder(Autoencoder):
     """
 
     calculates = True
-    meaningless: ClassVar[dict[str, str]] = {
-        "linear_path": "starts a whole net at its best linear code, which layers learn one by one"
-    }
+    meaningless = WHOLE
 
     architecture: Literal["auto", "mlp", "conv"] = "auto"
     pretraining: Fraction = 0.5
@@ -130,20 +150,12 @@ class StackedAutoencoder(Autoencoder):
 
     def stages(self, epochs: int | None) -> list[Stage]:
         """Return a stage for each layer, the lowest first, and one of the whole net."""
-        (together,), layers = super().stages(epochs), stack(self.net_)
-        each, corruption = self._alone(epochs, len(layers)), self.given("corruption", "noise")
-        alone = [layer.stage(each, **corruption) for layer in layers if each]
-        return [*alone, replace(together, start=each * len(layers))]
+        (together,) = super().stages(epochs)
+        goes_on = self.warm_start and "history_" in vars(self)
+        share = 0.0 if goes_on else self.pretraining
+        return greedy(together, epochs, share, self.corruption, self.noise)
 
     def diagnose(self) -> Diagnosis:
         """Say so where no layer was pre-trained."""
-        found = super().diagnose()
-        alone = not self.pretraining or "layer_1" in self.history_[0]
+        found, alone = super().diagnose(), not self.pretraining or "layer_1" in self.history_[0]
         return found if alone else found.having(NOT_ALONE)
-
-    def _alone(self, epochs: int | None, layers: int) -> int:
-        """Return in how many epochs each layer learns alone."""
-        goes_on = self.warm_start and "history_" in vars(self)
-        if epochs is None or goes_on or not self.pretraining:
-            return 0
-        return min(max(1, round(self.pretraining * epochs / layers)), (epochs - 1) // layers)

@@ -1,8 +1,9 @@
 """Autoencoders whose decoder sees more of a sample than its code, level by level."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from narrows.assembly import assemble
+from narrows.base import BaseAutoencoder
 from narrows.data.modalities import Modality
 from narrows.errors import ContextError
 from narrows.models.plain import DenoisingAutoencoder
@@ -13,7 +14,20 @@ from narrows.parts.unet import BARE, unet
 __all__ = ["UNetAutoencoder"]
 
 
-class UNetAutoencoder(DenoisingAutoencoder):
+class _Beside(BaseAutoencoder):
+    """Base of the models whose decoder sees something of a sample beside its code."""
+
+    bare: ClassVar[str]
+    """Why a bare code cannot be decoded."""
+    calculates = True
+
+    @property
+    def inverse_transform(self) -> Any:
+        """Raise a `ContextError`: a bare code cannot be decoded."""
+        raise ContextError(self.bare)
+
+
+class UNetAutoencoder(_Beside, DenoisingAutoencoder):
     """Recovers clean series, images or volumes: the decoder sees every level of the encoder.
 
     -log p(x | z, f_1(x + noise), f_2(x + noise), ...) with z = f(x + noise)
@@ -41,16 +55,13 @@ class UNetAutoencoder(DenoisingAutoencoder):
     (200, 8, 8)
     """
 
+    bare = BARE
+
     architecture: Literal["unet"] = "unet"
 
     def build(self, modality: Modality) -> Net:
         """Return a net whose encoder and decoder meet at every level."""
-        net = assemble(self, modality, {**ARCHITECTURES, "unet": unet})
+        net = assemble(self, modality, ARCHITECTURES | {"unet": unet})
         if self.code_dropout:
             net.decoder = DroppedCode(net.decoder, self.code_dropout)
         return net
-
-    @property
-    def inverse_transform(self) -> Any:
-        """Raise a `ContextError`: a code is decoded beside its sample alone."""
-        raise ContextError(BARE)

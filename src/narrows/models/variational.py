@@ -1,6 +1,6 @@
 """Variational autoencoders: a distribution over codes, and a bound on the likelihood."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from annotated_types import Gt, Le
@@ -9,7 +9,7 @@ from torch import Tensor
 from narrows.base import BaseAutoencoder
 from narrows.data.modalities import Modality
 from narrows.errors import ParameterError
-from narrows.fields import Count, NonNegative, OneOf, Positive, Unless, When
+from narrows.fields import Count, NonNegative, OneOf, Positive, Unless, Weighs, When
 from narrows.net import Net, Running, Step, Terms
 from narrows.parts.divergences import floored_kl
 from narrows.parts.latents import Gaussian
@@ -91,9 +91,7 @@ class VAE(_Annealed):
     (3, 4)
     """
 
-    weighed: ClassVar = {"kl": "beta"}
-
-    beta: Annotated[NonNegative, When("distortion", None)] = 1.0
+    beta: Annotated[NonNegative, Weighs("kl"), When("distortion", None)] = 1.0
     capacity: Annotated[NonNegative | None, When("distortion", None)] = None
     free_bits: Annotated[NonNegative, When("capacity", None)] = 0.0
     distortion: Positive | None = None
@@ -103,18 +101,13 @@ class VAE(_Annealed):
         net = super().build(modality)
         if self.free_bits and type(net.latent) is not Gaussian:
             self.refuse_set(["free_bits"], "needs the KL of each unit to N(0, I) in closed form")
-        if self.distortion is not None:
-            net.multiplier = Multiplier(self.distortion, net.likelihood)
-        return net
+        return constrained(net, self.distortion)
 
     def objective(self, step: Step) -> Terms:
         """Charge the KL as the fields say, beside the nll or what the constraint makes of it."""
         kl = priced_kl(step, self.risen(step), self.capacity, self.free_bits)
         terms = super().objective(step.charging(kl=kl))
-        if self.distortion is not None:
-            del terms["nll"]
-            terms["distortion"] = self.net_.get_submodule("multiplier")(step)
-        return terms
+        return terms if self.distortion is None else balanced(terms, step, self.net_)
 
 
 def priced_kl(
@@ -135,6 +128,19 @@ def priced_kl(
     if free_bits and step.q is not None:
         kl = floored_kl(step.q.kl(), free_bits, weight)
     return risen * kl
+
+
+def constrained(net: Net, distortion: float | None) -> Net:
+    """Give a net the multiplier of mse <= distortion; None leaves it as it is."""
+    if distortion is not None:
+        net.multiplier = Multiplier(distortion, net.likelihood)
+    return net
+
+
+def balanced(terms: Terms, step: Step, net: Net) -> Terms:
+    """Return the terms with what a net's constraint makes of the error in place of the nll."""
+    del terms["nll"]
+    return terms | {"distortion": net.get_submodule("multiplier")(step)}
 
 
 class Multiplier(Running):

@@ -32,6 +32,7 @@ class Critic(nn.Module):
         spectral_norm: bool = False,
     ) -> None:
         super().__init__()
+        self.shape = shape
         build = conv if len(shape) > 1 else mlp
         layers, _ = build(Sizes(shape, (1,), (1,), shape), hidden=hidden)
         if spectral_norm:

@@ -152,7 +152,7 @@ def decomposed_kl(
     size: int,
     stratified: bool = True,
     weight: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> dict[str, Tensor]:
     """Return mutual information, total correlation and dimension-wise KL, ``(batch,)`` each.
 
     They sum to log q(z | x) - log N(z; 0, I) (Chen et al., 2018, eq. 2), estimated at one draw
@@ -160,7 +160,11 @@ def decomposed_kl(
     """
     joint, product = aggregate(q, z, size, stratified, weight)
     prior = DiagonalGaussian(torch.zeros_like(z), torch.zeros_like(z)).log_prob(z)
-    return q.log_prob(z) - joint, joint - product, product - prior
+    return {
+        "mutual_information": q.log_prob(z) - joint,
+        "total_correlation": joint - product,
+        "dimension_kl": product - prior,
+    }
 
 
 def moments(

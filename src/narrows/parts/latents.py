@@ -139,6 +139,7 @@ class Latent(nn.Module):
         categories: how many values each integer of a discrete code can have; 0 for a continuous
             code.
         books: the codebook of each integer of a discrete code.
+        sparse: whether units are off, 0, in most samples.
         wanted: how many samples' h `start` wants to see; 0 for none.
         progress: how far training is, 0-d in [0, 1]; it drives every schedule.
         decoded_shape: shape of what the decoder sees of a code, where it is not all of it.
@@ -146,6 +147,7 @@ class Latent(nn.Module):
 
     categories: int = 0
     books: tuple[int, ...] = ()
+    sparse: bool = False
     wanted: int = 0
     progress: Tensor
 

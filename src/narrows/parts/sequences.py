@@ -23,6 +23,7 @@ from narrows.parts.generation import (
     within,
 )
 from narrows.parts.networks import ARCHITECTURES, Chance, Sizes, architecture, initialise
+from narrows.parts.transformers import width_of
 
 if TYPE_CHECKING:
     from narrows.data.sources import Batch
@@ -292,11 +293,7 @@ def transformer(
 ) -> tuple[nn.Module, nn.Module]:
     """Build Transformers of a block for each entry of `hidden`, which are all of one width."""
     hidden = (64, 64) if hidden is None else hidden
-    if len(set(hidden)) != 1 or hidden[0] % heads:
-        raise ParameterError(
-            f"With architecture='transformer' the sizes in 'hidden' must be alike, and 'heads' "
-            f"must divide them. Got hidden={tuple(hidden)} and heads={heads}."
-        )
+    width_of(hidden, heads)
     steps, fed, inputs = read_steps(sizes, "transformer", feedback)
     options: dict[str, float | str] = {"activation": activation, "dropout": dropout}
     core = Watcher(steps.width, hidden, heads, **options)

@@ -40,6 +40,7 @@ class Sparse(Latent):
         dead_after: a unit that no sample activated for so many samples is dead.
     """
 
+    sparse = True
     silent: Tensor
     weight = 0.0
     """What the price weighs where no weight is given."""

@@ -1,5 +1,6 @@
 """Transformers: samples as tokens, pre-norm blocks, and an encoder that sees a part of them."""
 
+from collections.abc import Sequence
 from math import ceil, pi, prod
 from typing import TYPE_CHECKING
 
@@ -250,22 +251,18 @@ def transformer(
     sizes: Sizes,
     *,
     patch_size: int | None = None,
-    width: int = 64,
-    depth: int = 3,
+    hidden: Sequence[int] | None = None,
     heads: int = 4,
     activation: str = "silu",
     dropout: float = 0.0,
 ) -> tuple[TokensEncoder, TokensDecoder]:
-    """Build an encoder of tokens and a decoder of two blocks.
+    """Build an encoder of tokens, with a block for each entry of `hidden`, and a decoder of two.
 
     Raises:
-        ParameterError: the heads do not divide the width, or the sizes fit neither.
+        ParameterError: the blocks or the patches cannot be made.
     """
-    if width % heads:
-        raise ParameterError(
-            f"The 'heads' parameter must divide the width of a token. Got heads={heads} and "
-            f"width={width}."
-        )
+    hidden = (64, 64, 64) if hidden is None else hidden
+    width = width_of(hidden, heads)
     if len(sizes.x) == 1 and patch_size is not None:
         raise ParameterError(
             "The 'patch_size' parameter is for images, series and volumes; in a table every cell "
@@ -276,8 +273,22 @@ def transformer(
     tokens = Tokens(sizes.x, patch_size or 1)
     channels, dim = sizes.out[0] // sizes.x[0], sizes.z[0]
     options: dict[str, float | str] = {"activation": activation, "dropout": dropout}
-    encoder = TokensEncoder(tokens, sizes.h[0], width, depth, heads, **options)
+    encoder = TokensEncoder(tokens, sizes.h[0], width, len(hidden), heads, **options)
     return encoder, TokensDecoder(tokens, dim, width, channels, heads, **options)
+
+
+def width_of(hidden: Sequence[int], heads: int) -> int:
+    """Return the width of blocks that have these sizes.
+
+    Raises:
+        ParameterError: there is none, they differ, or the heads do not divide them.
+    """
+    if len(set(hidden)) != 1 or hidden[0] % heads:
+        raise ParameterError(
+            f"With architecture='transformer' the sizes in 'hidden' must be alike, and 'heads' "
+            f"must divide them. Got hidden={tuple(hidden)} and heads={heads}."
+        )
+    return hidden[0]
 
 
 def blocks(depth: int, width: int, heads: int, **options: float | str) -> list[Block]:
