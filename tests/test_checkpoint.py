@@ -105,6 +105,8 @@ def options_of(cls, variant):
         narrows.VampPriorVAE,
     ):
         options.pop("batch_norm", None)
+    if cls is narrows.MaskedAutoencoder and "hidden" in options:
+        options["hidden"] = (16, 16)  # blocks are alike
     if cls is narrows.ComposedAutoencoder:
         options |= {"code": "gaussian", "corruption": "gaussian", "penalties": {"l1": 0.1}}
     return options

@@ -1,7 +1,7 @@
 """The estimator: what a variant may override, how it learns, and how it is kept."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar, Self, Unpack
@@ -79,15 +79,12 @@ class BaseAutoencoder(Fitted):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        marks = {mark.charge: name for name, mark in cls.marks() if isinstance(mark, Weighs)}
-        cls.weighed = cls.weighed | marks  # also of a field that is declared again without
+        with suppress(NameError):  # of an annotation that is defined later
+            cls._find_weights()
         if not cls.__name__.startswith("_"):
             register(cls)
 
     # -- what a variant may override -----------------------------------------------------------
-
-    weighed: ClassVar[dict[str, str]] = {}
-    """By the name of what the latent or the net charges: the field that is marked `Weighs`."""
 
     @property
     def calculates(self) -> bool:
@@ -117,7 +114,7 @@ class BaseAutoencoder(Fitted):
     def charge_weights(self, step: Step) -> Mapping[str, float | Tensor]:
         """Return the weights of what a step charges by name; 1 where there is none."""
         del step
-        return {name: getattr(self, field) for name, field in self.weighed.items()}
+        return {charge: getattr(self, field) for charge, field in self._weighed.items()}
 
     def penalty_weights(self) -> dict[str, float]:
         """Return the weights of the penalties that the objective adds, by name."""
@@ -177,6 +174,7 @@ class BaseAutoencoder(Fitted):
                 f"for it; that of {type(self).__name__} must be {describe_type(own)}."
             )
         super().check_parameters()
+        self._find_weights()
 
     # -- what a user calls ---------------------------------------------------------------------
 
@@ -270,6 +268,20 @@ class BaseAutoencoder(Fitted):
         return restored(cls, config, tensors)
 
     # -- behind the scenes ---------------------------------------------------------------------
+
+    _weighed: ClassVar[dict[str, str]] = {}
+    """By the name of a charge: the field that is marked to weigh it."""
+
+    @classmethod
+    def _find_weights(cls) -> None:
+        """Note the marks; a field that is declared again without one keeps its own."""
+        found: dict[str, str] = {}
+        for base in reversed(cls.__mro__):
+            if issubclass(base, BaseAutoencoder):
+                marks = {m.charge: name for name, m in base.marks() if isinstance(m, Weighs)}
+                left = {c: name for c, name in found.items() if name not in marks.values()}
+                found = left | marks
+        cls._weighed = found
 
     def _begin(
         self,

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import MISSING, dataclass
 from dataclasses import fields as dataclass_fields
-from functools import cache
+from functools import cache, reduce
 from inspect import cleandoc
 from itertools import takewhile
-from textwrap import fill
+from operator import or_
+from textwrap import TextWrapper
 from typing import (
     Annotated,
     Any,
@@ -274,18 +275,21 @@ def _entries(doc: str | None) -> dict[str, str]:
 
 def _completed(cls: type[Parameters]) -> str:
     """Return a class's docstring with the fields of its private bases, which nobody else shows."""
-    above = takewhile(lambda base: base.__name__.startswith("_"), cls.__mro__[1:])
+    bases = (base for base in cls.__mro__[1:] if issubclass(base, Parameters))
+    above = takewhile(lambda base: base.__name__.startswith("_"), bases)
     texts, own = cls.field_docs(), _entries(cls.__doc__)
     lent = {name for base in above for name in _entries(base.__doc__)} - own.keys()
     doc = cleandoc(cls.__doc__ or "")
     if not lent:
         return doc
-    lines = [
-        fill(f"{name}: {texts[name]}", 95, initial_indent=" " * 4, subsequent_indent=" " * 8)
-        for name in texts
-        if name in lent
-    ]
-    block = "\n".join(lines)
+    wrapper = TextWrapper(
+        95,
+        initial_indent=" " * 4,
+        subsequent_indent=" " * 8,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    block = "\n".join(wrapper.fill(f"{name}: {texts[name]}") for name in texts if name in lent)
     if section := SECTION.search(doc):
         return f"{doc[: section.start(1)]}{block}\n{doc[section.start(1) :]}"
     place = next(AFTER_ARGS.finditer(doc)).start()
@@ -368,6 +372,9 @@ def _marks(cls: Any) -> list[tuple[str, Mark]]:
 
 def _split(annotation: Any) -> tuple[Any, list[Mark]]:
     """Return what a value must be, and the marks of the field."""
+    if len(members := _members(annotation)) > 1:
+        parts = [_split(member) for member in members]
+        return reduce(or_, (kind for kind, _ in parts)), [mark for _, own in parts for mark in own]
     if get_origin(annotation) is not Annotated:
         return annotation, []
     bounds = [bound for bound in annotation.__metadata__ if not isinstance(bound, Mark)]

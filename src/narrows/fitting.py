@@ -91,17 +91,18 @@ def check_continues(model: "BaseAutoencoder") -> None:
     Raises:
         ParameterError: they do; it names those that changed.
     """
-    with torch.device("meta"):
-        wanted = model.build(model.modality_)
     fitted, now = model._fitted_fields, model.fields()
+    changed = [name for name in now if now[name] != fitted[name]]
+    if not changed:
+        return
+    with torch.device("meta"):
+        nets = [type(model)(**fields).build(model.modality_) for fields in (fitted, now)]
     read = {"modality", "scaling"} | read_by(type(model.modality_))
-    data = any(fitted[name] != now[name] for name in read)
-    if data or outline(wanted) != outline(model.net_):
-        changed = ", ".join(name for name in now if now[name] != fitted[name])
+    if not read.isdisjoint(changed) or outline(nets[0]) != outline(nets[1]):
         raise ParameterError(
             f"{type(model).__name__} cannot go on training: since it was fitted, its "
-            f"fields were changed ({changed}) and describe another net. Set them back, or "
-            "fit anew with warm_start=False."
+            f"fields were changed ({', '.join(changed)}) and describe another net. Set them back, "
+            "or fit anew with warm_start=False."
         )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,18 @@ from narrows.parts.latents import Latent, Posterior
 from narrows.parts.likelihoods import Likelihood
 from narrows.parts.sequences import SequenceDecoder, SequenceEncoder
 
-__all__ = ["Move", "Net", "Player", "Running", "Stage", "Step", "Terms", "forms", "outline"]
+__all__ = [
+    "Move",
+    "Net",
+    "Player",
+    "Running",
+    "Stage",
+    "Step",
+    "Terms",
+    "forms",
+    "outline",
+    "settled",
+]
 
 Terms = dict[str, Tensor]
 """Named parts of a loss: ``(batch,)``, or 0-d for a statistic of the whole batch."""
@@ -285,6 +297,20 @@ def forms(state: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, ...], torch
     return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}
 
 
-def outline(net: Net) -> tuple[str, dict[str, tuple[tuple[int, ...], torch.dtype]]]:
+def outline(net: Net) -> tuple[Any, ...]:
     """Return what two nets of one structure have in common, whatever their weights."""
-    return repr(net), forms(net.state_dict())
+    modules = {name: settled(vars(module)) for name, module in net.named_modules()}
+    tensors = forms(dict(chain(net.named_parameters(), net.named_buffers())))
+    return repr(net), tensors, modules
+
+
+def settled(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those attributes that are plain values, which no tensor can stand for."""
+    return {name: value for name, value in attributes.items() if plain(value)}
+
+
+def plain(value: Any) -> bool:
+    """Tell whether a value is a number, a text, or a sequence of them."""
+    if isinstance(value, list | tuple):
+        return all(map(plain, value))
+    return value is None or isinstance(value, bool | int | float | str)

@@ -484,7 +484,7 @@ def test_what_blurs_a_pass_of_a_vaegan_does_not_blur_what_is_paid(blur, digits):
     net.gear = 1.0
     torch.manual_seed(1)
     shown, wanted = net.likelihood.mean(net(batch).out), net.critic.features(batch.x).detach()
-    once = net.features(net.critic.features(shown), wanted).mean() / 0.3
+    once = (net.features(net.critic.features(shown), wanted) / net.features.size).mean()
     for name, weight in (("encoder", batch.x.shape[1]), ("decoder", 0.3)):
         own = list(net.get_submodule(name).parameters())
         for a, b in zip(gradients(loss, own), gradients(once, own), strict=True):

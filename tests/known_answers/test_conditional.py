@@ -66,7 +66,7 @@ def test_an_unknown_label_is_averaged_over_exactly():
             nll += float(p * one.nll[i])
             kl += float(p * one.charges["kl"][i])
             prior += 0.0 if batch.known[i] else float(p * (p.log() - net.log_shares[k]))
-        missed = -net.alpha * float((batch.condition[i] * q[i].log()).sum()) / net.labelled
+        missed = -float((batch.condition[i] * q[i].log()).sum()) / net.labelled
         assert float(step.nll[i]) == pytest.approx(nll, rel=1e-5)
         assert float(step.charges["kl"][i]) == pytest.approx(kl, rel=1e-5)
         assert float(step.charges["kl_label"][i]) == pytest.approx(prior, abs=1e-6)

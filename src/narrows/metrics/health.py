@@ -176,7 +176,7 @@ def dead_latents(codes: Array, tolerated: float = 0.1) -> Finding:
         return Finding("dead latents", "good", f"{shown}; none is dead.")
     text = f"{dead} of {units} units are dead: no training sample activates them."
     level: Level = "problem" if dead > tolerated * units else "notice"
-    remedy = "Lower latent_dim, train longer, or raise revival where units can be revived."
+    remedy = "Lower latent_dim, train longer, or raise revival where the model has it."
     return Finding("dead latents", level, text, remedy)
 
 

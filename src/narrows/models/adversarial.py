@@ -205,20 +205,12 @@ class AdversarialAutoencoder(_Matching):
 class Features(Running):
     """The normal distribution of a critic's features, whose scale follows training.
 
-    Args:
-        size: number of features.
-        scale: as of a normal likelihood.
-        weight: of the mean nats of a feature.
-
     Raises:
         ParameterError: the scale is one that a decoder predicts.
     """
 
     def __init__(
-        self,
-        size: int,
-        scale: float | Literal["optimal", "learned", "predicted"],
-        weight: float,
+        self, size: int, scale: float | Literal["optimal", "learned", "predicted"]
     ) -> None:
         super().__init__()
         if scale == "predicted":
@@ -226,16 +218,15 @@ class Features(Running):
                 "VAEGAN compares features of what is decoded, which have one scale: with "
                 "scale='predicted' nothing would predict it. Use 'optimal', 'learned' or a number."
             )
-        self.size, self.weight, self.likelihood = size, weight, Normal(scale)
+        self.size, self.likelihood = size, Normal(scale)
 
     def forward(self, found: Tensor, wanted: Tensor) -> Tensor:
-        """Return the weighted mean of -log N(wanted; found, scale²) in nats, ``(batch,)``."""
-        return self.weight * (self.likelihood.nll(found, wanted) / self.size)
+        """Return -log N(wanted; found, scale²) in nats, ``(batch,)``."""
+        return self.likelihood.nll(found, wanted)
 
     def follow(self, step: Step) -> None:
         """Move the running scale."""
-        form = step.h.new_empty(1, self.size)
-        nll = self.size * (step.charges["features"] / self.weight)
+        form, nll = step.h.new_empty(1, self.size), self.size * step.charges["features"]
         self.likelihood.update(nll, form, weight=step.batch.weight)
 
 
@@ -250,7 +241,6 @@ class Judged(Net):
         net: a net with a critic.
         gamma: weight of the unlikeness in what the decoder pays; in what the encoder does it is
             the number of a sample's values.
-        direct: weight of the data's own nll beside that of the features.
         scale: of the critic's features, as of a normal likelihood.
 
     Raises:
@@ -260,7 +250,7 @@ class Judged(Net):
     critic: Critic
     features: Features
 
-    def __init__(self, net: Net, gamma: float, direct: float, scale: Any) -> None:
+    def __init__(self, net: Net, gamma: float, scale: Any) -> None:
         super().__init__(*net.parts)
         self.adopt(net)
         shape = self.critic.shape
@@ -269,10 +259,9 @@ class Judged(Net):
                 "VAEGAN's critic sees samples of one size, and this architecture sequences of any "
                 "length. Use architecture='mlp'."
             )
-        self.gear, share = prod(shape) / gamma, gamma / (1 + direct)
-        self.weight = share * direct
-        size = self.critic.features(torch.zeros(1, *shape)).shape[1]
-        self.features = Features(size, scale, share)
+        self.gear = prod(shape) / gamma
+        seen = torch.zeros(1, *shape)
+        self.features = Features(self.critic.features(seen).shape[1], scale)
 
     def decoded(self, z: Tensor, batch: Batch | None = None, *context: Any) -> Tensor:
         still = z.detach()
@@ -281,10 +270,9 @@ class Judged(Net):
     def compared(self, batch: Batch) -> tuple[Step, list[Tensor]]:
         """Return a pass that charges what the critic tells of it, and what else it has to judge.
 
-        The charges are the weighted mean nats of a feature and of a value of x, and the price of
-        fakes that the critic detects: the batch's codes, and as many of the prior, decoded. They
-        are cut off from the encoder, so that the decoder pays alone. The nll trains nothing but
-        its own scale.
+        The charges are the mean nats of a feature and of a value of x, and the price of fakes that
+        the critic detects: the batch's codes, and as many of the prior, decoded. They are cut off
+        from the encoder, so that the decoder pays alone. The nll trains nothing but its own scale.
         """
         step: Step = self(batch)
         wanted = self.critic.features(shown(batch.target, batch)).detach()
@@ -293,8 +281,8 @@ class Judged(Net):
         out = self.decoded(torch.cat([step.z.detach(), drawn]))
         fakes = [shown(x, batch) for x in self.likelihood.mean(out).chunk(2)]
         charges = {
-            "features": self.features(found, wanted),
-            "values": self.weight * (step.nll / prod(batch.target.shape[1:])),
+            "features": self.features(found, wanted) / self.features.size,
+            "values": step.nll / prod(batch.target.shape[1:]),
             "adversarial": deception(self.critic(fakes[0])) + deception(self.critic(fakes[1])),
         }
         nll = self.likelihood.nll(step.out.detach(), batch.target, batch.mask)
@@ -347,17 +335,24 @@ class VAEGAN(_Adversarial):
 
     def build(self, modality: Modality) -> Net:
         """Return a net that is compared with the data by the critic's features."""
-        return Judged(super().build(modality), self.gamma, self.direct, self.scale)
+        return Judged(super().build(modality), self.gamma, self.scale)
 
     def losses(self, batch: Batch) -> Iterator[Move]:
         """Let the autoencoder move, then the critic."""
         step, fakes = cast(Judged, self.net_).compared(batch)
-        yield Move("autoencoder", self.objective(step), step)
+        yield Move("autoencoder", self.objective(weighed(step, self.gamma, self.direct)), step)
         yield self._detect(shown(batch.target, batch), *fakes)
 
     def _judged_shape(self, modality: Modality) -> tuple[int, ...]:
         """Return the shape of a sample: flat for dense nets, whose critic is dense too."""
         return seen_shape(self, modality)
+
+
+def weighed(step: Step, gamma: float, direct: float) -> Step:
+    """Return a pass with what its two sides of the unlikeness cost the decoder."""
+    charges, share = step.charges, gamma / (1 + direct)
+    features, values = share * charges["features"], share * direct * charges["values"]
+    return step.charging(features=features, values=values)
 
 
 def shown(x: Tensor, batch: Batch) -> Tensor:

@@ -1,7 +1,7 @@
 """Conditional variational autoencoders: what is known of a sample need not be in its code."""
 
 from dataclasses import replace
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from narrows.data.conditions import Condition, Labels, Numbers, describe_conditi
 from narrows.data.modalities import Modality
 from narrows.data.sources import Batch, InMemory
 from narrows.errors import DataError, ParameterError
-from narrows.fields import Positive
+from narrows.fields import Positive, Weighs
 from narrows.models.variational import VAE
 from narrows.net import Net, Step
 from narrows.parts.generation import Plan
@@ -157,7 +157,7 @@ class ConditionalVAE(_Conditioned, VAE):
     (3, 4)
     """
 
-    alpha: Positive = 10.0
+    alpha: Annotated[Positive, Weighs("classifier")] = 10.0
     condition: tuple[str, ...] | None = None
 
     def build(self, modality: Modality) -> Net:
@@ -168,7 +168,7 @@ class ConditionalVAE(_Conditioned, VAE):
             return net
         if given.labelled < 1:
             self.refuse_set(["free_bits", "distortion"], "needs the labels of all samples")
-        return LabelNet(net, classifier(self, modality, given.width), given, self.alpha)
+        return LabelNet(net, classifier(self, modality, given.width), given)
 
     def _condition(self, modality: Modality, y: Any) -> Condition:
         if self.condition is None:
@@ -191,15 +191,14 @@ class LabelNet(Telling):
         net: a net whose condition is a one-hot label.
         classifier: from a batch to the logits of its labels.
         labels: what is known of the labels.
-        alpha: weight of the classifier, relative to the share of labelled samples.
     """
 
     log_shares: Tensor
 
-    def __init__(self, net: Net, classifier: nn.Module, labels: Labels, alpha: float) -> None:
+    def __init__(self, net: Net, classifier: nn.Module, labels: Labels) -> None:
         super().__init__(*net.parts)
         self.adopt(net)
-        self.classifier, self.alpha, self.labelled = classifier, alpha, labels.labelled
+        self.classifier, self.labelled = classifier, labels.labelled
         shares = torch.tensor(labels.shares)
         self.register_buffer("log_shares", shares.log(), persistent=False)
 
@@ -226,8 +225,7 @@ class LabelNet(Telling):
         log_q, context = context[0].log_softmax(1), context[1:]
         if batch.known is None or batch.condition is None:
             step = super().complete(batch, h, context, noise)
-            missed = -self.alpha * (batch.condition * log_q).sum(1)
-            return step.charging(classifier=missed)
+            return step.charging(classifier=-(batch.condition * log_q).sum(1))
         step = super().complete(self._every(batch), h, context, noise)
         n, known = len(batch), batch.known
         weight = torch.where(known[:, None] > 0, batch.condition, log_q.exp())
@@ -238,8 +236,7 @@ class LabelNet(Telling):
 
         charges = {name: mean(cost) for name, cost in step.charges.items()}
         charges["kl_label"] = (1 - known) * (log_q.exp() * (log_q - self.log_shares)).sum(1)
-        missed = -(batch.condition * log_q).sum(1) / self.labelled
-        charges["classifier"] = self.alpha * missed
+        charges["classifier"] = -(batch.condition * log_q).sum(1) / self.labelled
         h, z, out = step.h[rows], step.z[rows], step.out[rows]
         q = self.latent.posterior(h)
         return Step(batch, h, q, z, out, mean(step.nll), charges, self.progress)

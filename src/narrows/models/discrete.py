@@ -76,7 +76,7 @@ class _Tokens(_Discrete):
     tokens: Count | None = None
 
 
-class _Looked(_Tokens):
+class _VectorQuantized(_Tokens):
     """Base of the models whose vectors are looked up in a codebook.
 
     Args:
@@ -92,7 +92,7 @@ class _Looked(_Tokens):
     gradient: Literal["straight_through", "rotation"] = "straight_through"
 
 
-class VQVAE(_Looked):
+class VQVAE(_VectorQuantized):
     """The code is a grid of vectors, each one of a codebook: integers to whoever stores it.
 
     -log p(x | z) + ‖sg[z_e] - e‖² + commitment * ‖z_e - sg[e]‖²
@@ -210,7 +210,7 @@ class HierarchicalVQVAE(VQVAE):
         return Hierarchical(self.latent_dim, self.tokens, **self.table())
 
 
-class SimVQ(_Looked):
+class SimVQ(_VectorQuantized):
     """A codebook of frozen random vectors behind a learned linear map, in which no code dies.
 
     -log p(x | z) + ‖sg[z_e] - W c‖² + commitment * ‖z_e - sg[W c]‖²

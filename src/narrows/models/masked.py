@@ -12,7 +12,7 @@ from narrows.data.modalities import Modality
 from narrows.data.sources import Batch
 from narrows.fields import Count, Fraction, Positive
 from narrows.models.plain import _Deterministic
-from narrows.models.structured import _Beside
+from narrows.models.structured import _WithContext
 from narrows.net import Move, Net, Step
 from narrows.parts.generation import Plan
 from narrows.parts.networks import ARCHITECTURES
@@ -84,7 +84,7 @@ class _Masked(Net):
         return mean(codes, seen), encoder.tokens.join(told)
 
 
-class MaskedAutoencoder(_Beside, _Deterministic):
+class MaskedAutoencoder(_WithContext, _Deterministic):
     """Hides most patches of an image, or cells of a row, and learns to tell them from the rest.
 
     -log p(x_hidden | f(x_visible))

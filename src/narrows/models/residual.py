@@ -9,7 +9,7 @@ from narrows.data.modalities import Modality
 from narrows.fields import Count
 from narrows.metrics.health import Diagnosis, worth_of_code
 from narrows.models.plain import Autoencoder
-from narrows.models.structured import _Beside
+from narrows.models.structured import _WithContext
 from narrows.net import Net, Step, Terms
 from narrows.parts.residual import BARE, Skip, SkippingDecoder, SkippingEncoder
 
@@ -32,7 +32,7 @@ class _Skipping(Net):
         return known | {"code_share": 0.5 * rise / variance}
 
 
-class ResidualAutoencoder(_Beside, Autoencoder):
+class ResidualAutoencoder(_WithContext, Autoencoder):
     """A code for what a linear path of low rank, W, does not already carry past it.
 
     -log p(x | z, x) with z = f(x) and the mean g(z) + W x

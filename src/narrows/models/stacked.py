@@ -22,7 +22,7 @@ from narrows.parts.stacked import pairs
 __all__ = ["StackedAutoencoder"]
 
 Corruption = Annotated[str, OneOf(CORRUPTIONS)]
-WHOLE = {
+NOT_OF_LAYERS = {
     "linear_path": "starts a whole net at its best linear code, which layers learn one by one"
 }
 NOT_ALONE = Finding(
@@ -141,7 +141,7 @@ class StackedAutoencoder(Autoencoder):
     """
 
     calculates = True
-    meaningless = WHOLE
+    meaningless = NOT_OF_LAYERS
 
     architecture: Literal["auto", "mlp", "conv"] = "auto"
     pretraining: Fraction = 0.5

@@ -14,7 +14,7 @@ from narrows.parts.unet import BARE, unet
 __all__ = ["UNetAutoencoder"]
 
 
-class _Beside(BaseAutoencoder):
+class _WithContext(BaseAutoencoder):
     """Base of the models whose decoder sees something of a sample beside its code."""
 
     bare: ClassVar[str]
@@ -27,7 +27,7 @@ class _Beside(BaseAutoencoder):
         raise ContextError(self.bare)
 
 
-class UNetAutoencoder(_Beside, DenoisingAutoencoder):
+class UNetAutoencoder(_WithContext, DenoisingAutoencoder):
     """Recovers clean series, images or volumes: the decoder sees every level of the encoder.
 
     -log p(x | z, f_1(x + noise), f_2(x + noise), ...) with z = f(x + noise)

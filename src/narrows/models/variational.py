@@ -107,7 +107,7 @@ class VAE(_Annealed):
         """Charge the KL as the fields say, beside the nll or what the constraint makes of it."""
         kl = priced_kl(step, self.risen(step), self.capacity, self.free_bits)
         terms = super().objective(step.charging(kl=kl))
-        return terms if self.distortion is None else balanced(terms, step, self.net_)
+        return terms if self.distortion is None else lagrangian(terms, step, self.net_)
 
 
 def priced_kl(
@@ -137,8 +137,8 @@ def constrained(net: Net, distortion: float | None) -> Net:
     return net
 
 
-def balanced(terms: Terms, step: Step, net: Net) -> Terms:
-    """Return the terms with what a net's constraint makes of the error in place of the nll."""
+def lagrangian(terms: Terms, step: Step, net: Net) -> Terms:
+    """Return the terms with the error beyond the constraint, times its multiplier, for the nll."""
     del terms["nll"]
     return terms | {"distortion": net.get_submodule("multiplier")(step)}
 

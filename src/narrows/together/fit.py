@@ -13,7 +13,7 @@ from narrows.callbacks import Callbacks
 from narrows.data.sources import InMemory
 from narrows.errors import ParameterError, TrainingError
 from narrows.fitting import FitOptions, check_options
-from narrows.net import forms, outline
+from narrows.net import forms, outline, settled
 from narrows.progress import displays
 from narrows.runtime import choose_threads, products, resolve_device, seeded, threads
 from narrows.together.loop import ApartError, Joint
@@ -272,21 +272,8 @@ def key_of_shape(member: Member) -> Hashable:
     """Return what runs that can be one share: all but tensors' values and fields' numbers."""
     run, fields = member.run, member.model.fields()
     learned = {name: value for name, value in vars(member.model).items() if name not in fields}
-    modules = {name: settled(vars(module)) for name, module in run.net.named_modules()}
     data = [source and forms(source.tensors()) for source in (run.source, run.validation)]
-    return repr((outline(run.net), settled(learned), modules, data, run.epochs))
-
-
-def settled(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Return those attributes that are plain values, which no tensor can stand for."""
-    return {name: value for name, value in attributes.items() if plain(value)}
-
-
-def plain(value: Any) -> bool:
-    """Tell whether a value is a number, a text, or a sequence of them."""
-    if isinstance(value, list | tuple):
-        return all(map(plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
+    return repr((outline(run.net), settled(learned), data, run.epochs))
 
 
 def grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
