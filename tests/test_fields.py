@@ -3,8 +3,10 @@
 import ast
 import inspect
 import re
+from contextlib import suppress
 from copy import deepcopy
 from functools import cache
+from itertools import permutations
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -336,6 +338,12 @@ def test_every_field_is_in_the_tables(field):
     assert (field in CHANGES) + (field in NEUTRAL) == 1
 
 
+def change_of(cls, field):
+    """Another value of a field, and what it needs beside it."""
+    value, partners = OWN_CHANGES.get((cls.__name__, field), CHANGES[field])
+    return value, {name: v for name, v in partners.items() if name in cls.annotations()}
+
+
 def wide(cls, field):
     """Leave to the wide run what a model has of the base, but for the two that show it."""
     return () if cls in SHOWN or field not in BaseAutoencoder.annotations() else pytest.mark.wide
@@ -351,8 +359,7 @@ def wide(cls, field):
     ],
 )
 def test_a_field_changes_the_result(cls, field):
-    value, partners = OWN_CHANGES.get((cls.__name__, field), CHANGES[field])
-    partners = {name: v for name, v in partners.items() if name in cls.annotations()}
+    value, partners = change_of(cls, field)
     drawn = cls(**BASE).latent().stochastic
     if field in REFUSED.get(cls.__name__, ()) or (field == "score_draws" and not drawn):
         value = "mlp" if field == "architecture" else value
@@ -381,8 +388,7 @@ def test_a_field_changes_the_result(cls, field):
 )
 def test_a_field_that_is_changed_later_acts_or_is_refused(cls, field):
     """Training goes on with what the fields say now, or not at all."""
-    value, partners = OWN_CHANGES.get((cls.__name__, field), CHANGES[field])
-    partners = {name: v for name, v in partners.items() if name in cls.annotations()}
+    value, partners = change_of(cls, field)
     model, X, y = fitted(cls, **partners | {"seed": 0, "warm_start": True})
     other = deepcopy(model).set_params(**{field: value})
     known = outcome(model.fit(X, y), X)
@@ -406,6 +412,23 @@ def test_a_field_of_the_run_changes_nothing(cls, field):
             result(cls, **{field: value})
         return
     assert result(cls) == result(cls, **{field: value})
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_field_acts_or_is_refused_beside_every_choice_of_another(cls):
+    own = cls.annotations().keys() & CHANGES.keys() - REFUSED.get(cls.__name__, set())
+    own -= BaseAutoencoder.annotations().keys()
+    for field, other in permutations(sorted(own), 2):
+        if (field, other) == ("dead_after", "selection"):
+            continue  # it counts dead units, of which small data leave none
+        value, partners = change_of(cls, field)
+        known = choices(cls.annotations()[other]) or [change_of(cls, other)[0]]
+        for choice in known:
+            options = partners | {other: choice}
+            with suppress(ParameterError):
+                changed = result(cls, **options | {field: value})
+                assert changed != result(cls, **options), (field, options)
 
 
 def admits(cls, field, value):

@@ -89,7 +89,8 @@ class Settings(Parameters):
             `patience` epochs before.
         validation: share of the samples held out to watch training; 0 holds out none.
         validation_split: hold out "random" samples or the "last" ones, for data in time order.
-        warm_start: let `fit` go on from the net it finds instead of a new one.
+        warm_start: let `fit` go on from the net it finds instead of a new one; it follows fields
+            that were changed since, or refuses them.
         device: "auto", "cpu", "cuda", "cuda:1", ...
         precision: "float32"; "bfloat16" or "float16" for the forward passes of training, the
             latter with a scaled loss; "tf32" for the matrix products of a GPU, while it is float32
