@@ -3,6 +3,7 @@
 import copy
 import pickle
 import warnings
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,8 @@ from narrows.data.samples import load
 from narrows.data.sources import Batch
 from narrows.density import Mixture
 from narrows.errors import ParameterError, TrainingError
+from narrows.fields import NonNegative
+from narrows.parts.latents import Gaussian
 
 SMALL = {"latent_dim": 3, "hidden": (16,), "epochs": 3, "batch_size": 32}
 
@@ -326,6 +329,44 @@ def test_a_net_of_other_fields_is_not_gone_on_with(method, change, digits):
     model.set_params(**change)
     with pytest.raises(ParameterError, match="describe another net"):
         getattr(model, method)(digits)
+
+
+class _Scaled(Gaussian):
+    """A latent that keeps what it was told in some form."""
+
+    def __init__(self, dim, told):
+        super().__init__(dim)
+        self.told = told
+
+
+class _Telling(narrows.VAE):
+    weight: NonNegative = 1.0
+    form: Literal["list", "dict", "set", "numpy"] = "list"
+
+    def describe(self, X, y):
+        self.samples_ = len(X)
+        return super().describe(X, y)
+
+    def latent(self):
+        told = {
+            "list": [("w", self.weight)],
+            "dict": {"w": {"w": self.weight}},
+            "set": {self.weight},
+            "numpy": np.float32(self.weight),
+        }
+        return _Scaled(self.latent_dim, told[self.form])
+
+    def build(self, modality):
+        assert self.samples_
+        return super().build(modality)
+
+
+@pytest.mark.parametrize("form", ["list", "dict", "set", "numpy"])
+def test_what_a_part_was_told_must_stay_as_it_is(form, digits):
+    model = _Telling(**SMALL, form=form, warm_start=True).fit(digits)
+    model.set_params(learning_rate=0.02).fit(digits)
+    with pytest.raises(ParameterError, match=r"changed \(weight\) and describe another net"):
+        model.set_params(weight=2.0).partial_fit(digits)
 
 
 def test_fields_that_do_not_shape_the_net_may_change_before_a_warm_start(digits):

@@ -558,9 +558,8 @@ class _Defined: ...
 def test_a_marked_field_weighs_its_charge_also_where_it_is_declared_again(cls, weights):
     model = cls()
     model.check_parameters()
-    assert model.charge_weights(None) == {
-        charge: getattr(model, field) for charge, field in weights.items()
-    }
+    known = {charge: getattr(model, field) for charge, field in weights.items()}
+    assert model.charge_weights(None) == {c: w for c, w in known.items() if w is not None}
 
 
 @pytest.mark.parametrize(

@@ -112,9 +112,10 @@ class BaseAutoencoder(Fitted):
         return terms
 
     def charge_weights(self, step: Step) -> Mapping[str, float | Tensor]:
-        """Return the weights of what a step charges by name; 1 where there is none."""
+        """Return the weights of what a step charges by name; 1 where there is none, or None."""
         del step
-        return {charge: getattr(self, field) for charge, field in self._weighed.items()}
+        weights = {charge: getattr(self, field) for charge, field in self._weighed.items()}
+        return {charge: weight for charge, weight in weights.items() if weight is not None}
 
     def penalty_weights(self) -> dict[str, float]:
         """Return the weights of the penalties that the objective adds, by name."""
@@ -229,7 +230,8 @@ class BaseAutoencoder(Fitted):
         """Make one pass over X; the first call of all learns the modality.
 
         The learning rate rises over the first 100 steps, and is constant from then on.
-        The optimizer's state lasts from call to call. Nothing is held out.
+        The optimizer's state lasts from call to call. Nothing is held out, and courses over
+        training, such as that of `kl_schedule`, stand at their end.
         """
         self.check_parameters()
         device = resolve_device(self.device)

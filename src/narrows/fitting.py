@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -96,7 +97,7 @@ def check_continues(model: "BaseAutoencoder") -> None:
     if not changed:
         return
     with torch.device("meta"):
-        nets = [type(model)(**fields).build(model.modality_) for fields in (fitted, now)]
+        nets = [copy(model).set_params(**each).build(model.modality_) for each in (fitted, now)]
     read = {"modality", "scaling"} | read_by(type(model.modality_))
     if not read.isdisjoint(changed) or outline(nets[0]) != outline(nets[1]):
         raise ParameterError(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -310,7 +311,9 @@ def settled(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain(value: Any) -> bool:
-    """Tell whether a value is a number, a text, or a sequence of them."""
-    if isinstance(value, list | tuple):
+    """Tell whether a value is a number, a text, or a collection of them."""
+    if isinstance(value, Mapping):
+        return plain([*value.items()])
+    if isinstance(value, list | tuple | set | frozenset):
         return all(map(plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
+    return value is None or isinstance(value, bool | int | float | str | np.generic)

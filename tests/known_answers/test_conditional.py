@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.stats import multivariate_normal
+from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
@@ -310,8 +311,13 @@ def test_bad_conditions_meet_their_sentence(y, sentence):
 
 @pytest.mark.parametrize("fields", [{"free_bits": 0.1}, {"distortion": 0.5}])
 def test_what_is_not_averaged_over_unknown_labels_is_refused(fields):
-    model, y = narrows.ConditionalVAE(epochs=1, **fields), TARGET[:60]
+    model, y = narrows.ConditionalVAE(epochs=1, warm_start=True, **fields), TARGET[:60]
     model.fit(DIGITS[:60], y)
+    few = np.where(np.arange(60) < 30, y, -1)
+    for goes_on in (model.fit, model.partial_fit):
+        with pytest.raises(ParameterError, match="needs the labels of all samples"):
+            goes_on(DIGITS[:60], few)
+    model = clone(model)
     with pytest.raises(ParameterError, match="needs the labels of all samples"):
         model.fit(DIGITS[:60], np.where(np.arange(60) < 40, y, -1))
 

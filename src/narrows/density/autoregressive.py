@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
+from functools import cached_property
+from itertools import pairwise, starmap
 from typing import Any, Self
 
 import numpy as np
@@ -17,10 +19,12 @@ INTEGERS = 1024
 """Integers that a step of training reads, about."""
 RATE = 2e-3
 """Highest step size of AdamW."""
-STEPS, EPOCHS = 2000, 30
-"""Training ends after so many steps or epochs, whichever come first, ..."""
+STEPS, CODES, EPOCHS = 2000, 40_000, 30
+"""Training ends after so many steps and codes, or after so many epochs if these come first, ..."""
 CHECKS, PATIENCE = 20, 4
 """... or where so many looks at held-out codes in turn, out of so many, show no progress."""
+HELD, LOOKED_AT = 500, 25_000
+"""Codes that are held out at most, and the integers in them, about."""
 SLICE = 512
 """Codes that are drawn at once."""
 
@@ -119,36 +123,54 @@ class CodePrior(nn.Module):
         noise = torch.rand(n, places, generator=generator, dtype=torch.float64)
         return torch.cat([self._draw(part) for part in noise.split(SLICE)])
 
+    @cached_property
+    def _books(self) -> list[tuple[Tensor, slice]]:
+        """The places of each codebook, and which symbols are its own."""
+        starts = self.offset.unique()
+        edges = [*torch.searchsorted(self.alphabet, starts).tolist(), len(self.alphabet)]
+        places = [(self.offset == start).nonzero()[:, 0] for start in starts]
+        return [*zip(places, starmap(slice, pairwise(edges)), strict=True)]
+
     def _draw(self, noise: Tensor) -> Tensor:
         """Turn uniform noise ``(n, places)`` into codes, by the inverse of each distribution."""
         drawn: list[Tensor] = []
         past: list[Tensor | None] = [None] * LAYERS
+        symbols = {int(i): own for places, own in self._books for i in places}
         for i, frequency in enumerate(self.counts.log()):
+            own = symbols[i]
             x = self.place[i].expand(len(noise), 1, -1)
             if drawn:
                 x = x + self.embedding(drawn[-1])
             for layer, block in enumerate(self.blocks):
                 x, past[layer] = block(x, past[layer])
-            chances = (self.head(self.norm(x[:, 0])) + frequency).double().softmax(1).cumsum(1)
+            logits = F.linear(self.norm(x[:, 0]), self.head.weight[own]) + frequency[own]
+            chances = logits.double().softmax(1).cumsum(1)
             at = noise[:, i : i + 1] * chances[:, -1:]
-            drawn.append(torch.searchsorted(chances, at, right=True))
+            drawn.append(own.start + torch.searchsorted(chances, at, right=True))
         return self.alphabet[torch.cat(drawn, 1)] - self.offset
 
     def _nll(self, symbols: Tensor) -> Tensor:
-        """Return -log p of every integer given those before it, ``(n, places)``."""
+        """Return -log p of every integer given those before it, ``(n, places)``, by codebooks."""
         x = F.pad(self.embedding(symbols[:, :-1]), (0, 0, 1, 0)) + self.place
         for block in self.blocks:
             x, _ = block(x)
-        logits = self.head(self.norm(x)) + self.counts.log()
-        return F.cross_entropy(logits.transpose(1, 2), symbols, reduction="none")
+        x, parts = self.norm(x), []
+        for places, own in self._books:  # the symbols of others have no probability there
+            logits = F.linear(x[:, places], self.head.weight[own])
+            logits = (logits + self.counts[places][:, own].log()).flatten(0, 1)
+            wanted = symbols[:, places] - own.start
+            nll = F.cross_entropy(logits, wanted.flatten(), reduction="none")
+            parts.append(nll.view_as(wanted))
+        return torch.cat(parts, 1)
 
     def _train(self, symbols: Tensor) -> None:
         """Minimise the nll, and keep the weights that were best on held-out codes."""
         n, places = symbols.shape
         order = torch.randperm(n)
-        held, train = symbols[order[: n // 10][:500]], symbols[order[n // 10 :]]
+        held, train = symbols[order[: n // 10]], symbols[order[n // 10 :]]
+        held = held[: max(HELD // 10, min(HELD, LOOKED_AT // places))]
         size = max(4, min(len(train), INTEGERS // places))
-        steps = min(STEPS, EPOCHS * -(-len(train) // size))
+        steps = min(max(STEPS, CODES // size), EPOCHS * -(-len(train) // size))
         optimizer = torch.optim.AdamW(self.parameters(), RATE, weight_decay=0.1)
         best, kept, waited = self._score(held), deepcopy(self.state_dict()), 0
         for step in range(1, steps + 1):

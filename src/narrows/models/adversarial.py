@@ -340,7 +340,7 @@ class VAEGAN(_Adversarial):
     def losses(self, batch: Batch) -> Iterator[Move]:
         """Let the autoencoder move, then the critic."""
         step, fakes = cast(Judged, self.net_).compared(batch)
-        yield Move("autoencoder", self.objective(weighed(step, self.gamma, self.direct)), step)
+        yield Move("autoencoder", self.objective(priced(step, self.gamma, self.direct)), step)
         yield self._detect(shown(batch.target, batch), *fakes)
 
     def _judged_shape(self, modality: Modality) -> tuple[int, ...]:
@@ -348,7 +348,7 @@ class VAEGAN(_Adversarial):
         return seen_shape(self, modality)
 
 
-def weighed(step: Step, gamma: float, direct: float) -> Step:
+def priced(step: Step, gamma: float, direct: float) -> Step:
     """Return a pass with what its two sides of the unlikeness cost the decoder."""
     charges, share = step.charges, gamma / (1 + direct)
     features, values = share * charges["features"], share * direct * charges["values"]

@@ -36,6 +36,8 @@ class _Conditioned(BaseAutoencoder):
 
     takes: ClassVar[tuple[type[Condition], ...]] = (Labels, Numbers)
     """What y may hold."""
+    supervised: ClassVar[tuple[str, ...]] = ()
+    """Fields that need the labels of all samples."""
 
     @property
     def classes_(self) -> NDArray[Any]:
@@ -66,8 +68,10 @@ class _Conditioned(BaseAutoencoder):
         return net
 
     def prepare(self, source: InMemory) -> None:
-        """Keep some numbers to sample under."""
+        """Refuse unknown labels where they cannot be; keep some numbers to sample under."""
         super().prepare(source)
+        if source.known is not None:
+            self.refuse_set(self.supervised, "needs the labels of all samples")
         if source.condition is not None and isinstance(self.modality_.condition, Numbers):
             rows = torch.randint(len(source), (EXAMPLES,), device=source.x.device)
             self.net_.get_buffer("examples").copy_(source.condition[rows])
@@ -139,7 +143,8 @@ class ConditionalVAE(_Conditioned, VAE):
     condition is unknown when the model is used and is no label.
 
     Args:
-        alpha: weight of the classifier q(y | x), relative to the share of labelled samples.
+        alpha: weight of the classifier q(y | x), relative to the share of labelled samples in the
+            first fit.
         condition: columns of a data frame that are the condition; they are not reconstructed, and
             y is ignored. None takes y.
 
@@ -157,6 +162,8 @@ class ConditionalVAE(_Conditioned, VAE):
     (3, 4)
     """
 
+    supervised = ("free_bits", "distortion")
+
     alpha: Annotated[Positive, Weighs("classifier")] = 10.0
     condition: tuple[str, ...] | None = None
 
@@ -166,8 +173,6 @@ class ConditionalVAE(_Conditioned, VAE):
         if not isinstance(given, Labels):
             self.refuse_set(["alpha"], ON_NUMBERS)
             return net
-        if given.labelled < 1:
-            self.refuse_set(["free_bits", "distortion"], "needs the labels of all samples")
         return LabelNet(net, classifier(self, modality, given.width), given)
 
     def _condition(self, modality: Modality, y: Any) -> Condition:

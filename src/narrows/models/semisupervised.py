@@ -36,7 +36,8 @@ class SemiSupervisedAdversarialAutoencoder(_Conditioned, _Matching):
     a classifier alone, or where the code shall not tell the kinds apart (see ConditionalVAE).
 
     Args:
-        alpha: weight of the known labels; 0 leaves them to the critic, as the paper does.
+        alpha: weight of the known labels, relative to their share in the first fit; 0 leaves them
+            to the critic, as the paper does.
 
     References:
         Adversarial Autoencoders (Makhzani et al., 2015), section 2.3,
