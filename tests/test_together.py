@@ -1,6 +1,7 @@
 """Many models at once: each learns what it learns alone, and what cannot be done so is told."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -211,17 +212,17 @@ class _Deciding(narrows.Autoencoder):
 
 class _Hidden(narrows.Autoencoder):
     def build(self, modality):
-        self._own = {"weight": float(self.seed)}
+        self._own = SimpleNamespace(weight=float(self.seed))
         return super().build(modality)
 
     def objective(self, step):
-        return {"nll": step.nll, "own": self._own["weight"] * step.z.square().sum(1)}
+        return {"nll": step.nll, "own": self._own.weight * step.z.square().sum(1)}
 
 
 class _Holding(_Hidden):
     def build(self, modality):
         net = super().build(modality)
-        self._own["weight"] = torch.tensor(float(self.seed))
+        self._own.weight = torch.tensor(float(self.seed))
         return net
 
 
