@@ -223,7 +223,7 @@ class Parameters(BaseEstimator):  # type: ignore[misc]
     def annotations(cls) -> dict[str, Any]:
         """Return the annotation of every field."""
         key: Any = cls
-        return _annotations(key)
+        return {name: annotation for name, (annotation, _) in _declared(key).items()}
 
     @classmethod
     def conditions(cls) -> list[tuple[str, When]]:
@@ -236,7 +236,7 @@ class Parameters(BaseEstimator):  # type: ignore[misc]
     def marks(cls) -> list[tuple[str, Mark]]:
         """Return every mark, with the name of its field."""
         key: Any = cls
-        return _marks(key)
+        return [(name, mark) for name, (_, marks) in _declared(key).items() for mark in marks]
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
@@ -254,7 +254,7 @@ class Parameters(BaseEstimator):  # type: ignore[misc]
 
     def _checked(self, name: str) -> Any:
         cls: Any = type(self)
-        annotation, value = _annotations(cls)[name], _plain(getattr(self, name))
+        annotation, value = _declared(cls)[name][0], _plain(getattr(self, name))
         with suppress(ValidationError):
             return _adapters(cls)[name].validate_python(value)
         known, named = choices(annotation), [value] if isinstance(value, str) else []
@@ -358,16 +358,10 @@ def _plain(value: Any) -> Any:
 
 
 @cache
-def _annotations(cls: Any) -> dict[str, Any]:
+def _declared(cls: Any) -> dict[str, tuple[Any, list[Mark]]]:
+    """Return what the value of every field must be, and the marks of the field."""
     hints = get_type_hints(cls, include_extras=True)
-    return {field.name: _split(hints[field.name])[0] for field in dataclass_fields(cls)}
-
-
-@cache
-def _marks(cls: Any) -> list[tuple[str, Mark]]:
-    hints = get_type_hints(cls, include_extras=True)
-    names = [field.name for field in dataclass_fields(cls)]
-    return [(name, mark) for name in names for mark in _split(hints[name])[1]]
+    return {field.name: _split(hints[field.name]) for field in dataclass_fields(cls)}
 
 
 def _split(annotation: Any) -> tuple[Any, list[Mark]]:

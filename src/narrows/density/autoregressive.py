@@ -124,26 +124,31 @@ class CodePrior(nn.Module):
         return torch.cat([self._draw(part) for part in noise.split(SLICE)])
 
     @cached_property
-    def _books(self) -> list[tuple[Tensor, slice]]:
-        """The places of each codebook, and which symbols are its own."""
+    def _books(self) -> list[tuple[Tensor, slice, Tensor]]:
+        """The places of each codebook, which symbols are its own, and their log frequencies."""
         starts = self.offset.unique()
         edges = [*torch.searchsorted(self.alphabet, starts).tolist(), len(self.alphabet)]
         places = [(self.offset == start).nonzero()[:, 0] for start in starts]
-        return [*zip(places, starmap(slice, pairwise(edges)), strict=True)]
+        books = zip(places, starmap(slice, pairwise(edges)), strict=True)
+        return [(place, own, self.counts[place][:, own].log()) for place, own in books]
 
     def _draw(self, noise: Tensor) -> Tensor:
         """Turn uniform noise ``(n, places)`` into codes, by the inverse of each distribution."""
         drawn: list[Tensor] = []
         past: list[Tensor | None] = [None] * LAYERS
-        symbols = {int(i): own for places, own in self._books for i in places}
-        for i, frequency in enumerate(self.counts.log()):
-            own = symbols[i]
+        books = {
+            int(i): (own, log)
+            for places, own, logs in self._books
+            for i, log in zip(places, logs, strict=True)
+        }
+        for i in range(len(self.counts)):
+            own, frequency = books[i]
             x = self.place[i].expand(len(noise), 1, -1)
             if drawn:
                 x = x + self.embedding(drawn[-1])
             for layer, block in enumerate(self.blocks):
                 x, past[layer] = block(x, past[layer])
-            logits = F.linear(self.norm(x[:, 0]), self.head.weight[own]) + frequency[own]
+            logits = F.linear(self.norm(x[:, 0]), self.head.weight[own]) + frequency
             chances = logits.double().softmax(1).cumsum(1)
             at = noise[:, i : i + 1] * chances[:, -1:]
             drawn.append(own.start + torch.searchsorted(chances, at, right=True))
@@ -155,11 +160,10 @@ class CodePrior(nn.Module):
         for block in self.blocks:
             x, _ = block(x)
         x, parts = self.norm(x), []
-        for places, own in self._books:  # the symbols of others have no probability there
-            logits = F.linear(x[:, places], self.head.weight[own])
-            logits = (logits + self.counts[places][:, own].log()).flatten(0, 1)
+        for places, own, frequency in self._books:  # those of others have no probability there
+            logits = F.linear(x[:, places], self.head.weight[own]) + frequency
             wanted = symbols[:, places] - own.start
-            nll = F.cross_entropy(logits, wanted.flatten(), reduction="none")
+            nll = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
             parts.append(nll.view_as(wanted))
         return torch.cat(parts, 1)
 

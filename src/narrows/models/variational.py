@@ -139,8 +139,8 @@ def constrained(net: Net, distortion: float | None) -> Net:
 
 def lagrangian(terms: Terms, step: Step, net: Net) -> Terms:
     """Return the terms with the error beyond the constraint, times its multiplier, for the nll."""
-    del terms["nll"]
-    return terms | {"distortion": net.get_submodule("multiplier")(step)}
+    others = {name: term for name, term in terms.items() if name != "nll"}
+    return others | {"distortion": net.get_submodule("multiplier")(step)}
 
 
 class Multiplier(Running):
